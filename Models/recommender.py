@@ -1,0 +1,41 @@
+"""The one interface that every base model keeps; distillers and evaluation know nothing else."""
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+
+class Recommender(nn.Module, ABC):
+    """A base model for ``num_users`` x ``num_items`` with representations of size ``dim``."""
+
+    def __init__(self, num_users: int, num_items: int, dim: int) -> None:
+        super().__init__()
+        self.num_users, self.num_items, self.dim = num_users, num_items, dim
+
+    @abstractmethod
+    def score(self, users: Tensor, items: Tensor) -> Tensor:
+        """Return differentiable logits: ``(B,), (B,) -> (B,)`` or ``(B,), (B, K) -> (B, K)``."""
+
+    @abstractmethod
+    def score_all(self, users: Tensor) -> Tensor:
+        """Return the scores of all items: ``(B,) -> (B, num_items)``."""
+
+    @abstractmethod
+    def loss(self, users: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
+        """Return the loss of the model's paper, summed over the batch: three ``(B,) -> ()``."""
+
+    @abstractmethod
+    def representations(self, users: Tensor, items: Tensor) -> dict[str, Tensor]:
+        """Return the hidden layer that distillation matches, for ``(B,)`` users and items.
+
+        ``{"user": (B, d), "item": (B, d)}`` where the two are encoded apart, ``{"pair": (B, d)}``
+        where they are encoded jointly.
+        """
+
+    def factors(self) -> tuple[Tensor, Tensor] | None:
+        """Return ``(num_users, d)`` and ``(num_items, d)`` if scores are their inner products."""
+        return None
+
+    def num_parameters(self) -> int:
+        """Return the number of trainable parameters."""
+        return sum(p.numel() for p in self.parameters() if p.requires_grad)

@@ -1,0 +1,56 @@
+"""Mini-batches for training: shuffled pairs with a fresh negative for each."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from Utils.data_utils import LeaveOneOutSplit
+from Utils.errors import UserError
+from Utils.seeding import torch_generator
+
+
+class PairSampler:
+    """Training pairs in random order, each with one uniform negative, redrawn every epoch.
+
+    A negative is any item outside the user's *training* items; held-out items may be drawn, as in
+    the DE-RRD authors' code: excluding them would tell the model which items are held out.
+    Nothing of size users x items is held: draws are looked up among the sorted training pairs.
+    """
+
+    def __init__(
+        self, split: LeaveOneOutSplit, batch_size: int, seed: int, device: torch.device | str
+    ) -> None:
+        if batch_size < 1:
+            raise UserError(f"--batch_size {batch_size} is out of range; use 1 or more")
+        users, items = torch.from_numpy(split.train_users), torch.from_numpy(split.train_items)
+        if torch.bincount(users).max() >= split.num_items:
+            raise UserError(f"{split.dataset}: a user has all items, so no negative can be drawn")
+        self.keys = (users * split.num_items + items).sort().values.to(device)  # (n,)
+        self.num_items, self.batch_size, self.seed = split.num_items, batch_size, seed
+
+    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yield users, positives and negatives, each ``(B,)``, until every pair was seen once."""
+        generator = torch_generator(self.seed, "batches", epoch, self.keys.device)
+        order = torch.randperm(len(self.keys), generator=generator, device=self.keys.device)
+        negatives = self._negatives(generator)
+        users, positives = self.keys // self.num_items, self.keys % self.num_items
+        columns = (users[order], positives[order], negatives[order])
+        yield from zip(*(column.split(self.batch_size) for column in columns), strict=True)
+
+    def _negatives(self, generator: torch.Generator) -> Tensor:
+        """Return a non-training item for each training pair, ``(n,)``, by rejection."""
+        row_keys = self.keys // self.num_items * self.num_items  # the key of (user, item 0)
+        negatives = torch.empty_like(self.keys)
+        todo = torch.arange(len(self.keys), device=self.keys.device)
+        while len(todo):
+            draws = torch.randint(
+                self.num_items, todo.shape, generator=generator, device=todo.device
+            )
+            negatives[todo] = draws
+            todo = todo[self._is_training_pair(row_keys[todo] + draws)]
+        return negatives
+
+    def _is_training_pair(self, keys: Tensor) -> Tensor:
+        place = torch.searchsorted(self.keys, keys).clamp_max_(len(self.keys) - 1)
+        return self.keys[place] == keys

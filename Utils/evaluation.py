@@ -1,0 +1,102 @@
+"""H@N, N@N and M@N of the held-out items, and the rank of each.
+
+Protocol: DE-RRD paper, section 5.1. A user's held-out item is ranked with 499 items the user never
+touched; the other held-out item is no candidate.
+"""
+
+import warnings
+
+import torch
+from torch import Tensor, nn
+
+from Utils.data_utils import LeaveOneOutSplit
+
+CUTOFFS = (5, 10, 20)
+METRICS = [f"{letter}@{n}" for n in CUTOFFS for letter in "HNM"]
+
+warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+
+
+class Evaluator:
+    """Ranks the validation and the test item of every user, on the model's device."""
+
+    def __init__(self, split: LeaveOneOutSplit, device: torch.device | str) -> None:
+        held_out = (torch.from_numpy(column).int() for column in (split.valid, split.test))
+        columns = [
+            *(column.unsqueeze(1) for column in held_out),
+            torch.from_numpy(split.candidates),
+        ]
+        self.items = torch.cat(columns, dim=1).to(device)  # (U, 2 + 499): valid, test, candidates
+
+    @torch.no_grad()
+    def ranks(self, model: nn.Module) -> dict[str, Tensor]:
+        """Return the ranks, from 1, of a ``Recommender``: ``{"valid": (U,), "test": (U,)}``, on CPU.
+
+        A rank is 1 + the number of candidates that do not score lower, so neither ties nor NaN
+        flatter a model.
+        """
+        was_training = model.training
+        model.eval()
+        factors = model.factors()
+        # The sampled product makes nothing larger than its result; score() looks up a vector for
+        # each pair, so fewer users at a time.
+        rows = 8192 if factors else 128
+        ranks = []
+        for start in range(0, len(self.items), rows):
+            items = self.items[start : start + rows]
+            if factors:
+                scores = sampled_product(factors[0][start : start + rows], factors[1], items)
+            else:
+                users = torch.arange(start, start + len(items), device=items.device)
+                scores = model.score(users, items)
+            targets, others = scores[:, :2], scores[:, 2:]
+            lower = [torch.count_nonzero(others < targets[:, i : i + 1], dim=1) for i in (0, 1)]
+            ranks.append(1 + others.shape[1] - torch.stack(lower))
+        model.train(was_training)
+        valid, test = torch.cat(ranks, dim=1).cpu()
+        return {"valid": valid, "test": test}
+
+    def evaluate(self, model: nn.Module) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """Return validation and test metrics (``valid_H@5``, ..., ``test_M@20``) and the ranks."""
+        ranks = self.ranks(model)
+        values = {
+            f"{part}_{name}": value
+            for part in ("valid", "test")
+            for name, value in metrics(ranks[part]).items()
+        }
+        return values, ranks
+
+
+def sampled_product(users: Tensor, items: Tensor, columns: Tensor) -> Tensor:
+    """Return ``users[b] . items[columns[b, k]]`` as ``(B, K)``, without gathering item vectors.
+
+    ``users``: (B, d), ``items``: (I, d), ``columns``: (B, K) int32, in any order. The columns are
+    the pattern of a sparse matrix: gathering would move K vectors a user through memory.
+    """
+    num_rows, num_columns = columns.shape
+    starts = torch.arange(
+        0, columns.numel() + 1, num_columns, dtype=torch.int32, device=columns.device
+    )
+    pattern = torch.sparse_csr_tensor(
+        starts,
+        columns.flatten(),
+        torch.zeros(columns.numel(), dtype=users.dtype, device=users.device),
+        size=(num_rows, len(items)),
+        check_invariants=False,
+    )
+    product = torch.sparse.sampled_addmm(pattern, users, items.T, beta=0)
+    return product.values().view(num_rows, num_columns)
+
+
+def metrics(ranks: Tensor) -> dict[str, float]:
+    """Return H@N, N@N and M@N at 5, 10 and 20, averaged over the ``(U,)`` ranks.
+
+    With p the rank, and only for p <= N: H = 1, N = log 2 / log(p + 1), M = 1 / p.
+    """
+    ranks = ranks.double()
+    gains = {"H": torch.ones_like(ranks), "N": 1 / torch.log2(ranks + 1), "M": 1 / ranks}
+    return {
+        f"{letter}@{n}": (gains[letter] * (ranks <= n)).mean().item()
+        for n in CUTOFFS
+        for letter in "HNM"
+    }

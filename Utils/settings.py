@@ -1,0 +1,70 @@
+"""What every script shares around its own settings: flags, devices, errors in one line."""
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import tyro
+
+from Utils.errors import UserError
+
+
+@dataclass
+class RunSettings:
+    """Where and how a script runs. What is learned is set in the script's own block."""
+
+    # folder of the data sets; the environment variable RECDISTILL_DATA replaces this default
+    data_dir: str = field(default_factory=lambda: os.environ.get("RECDISTILL_DATA", "datasets"))
+    # auto takes CUDA where there is one
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    # CPU threads; 0 leaves the choice to PyTorch
+    threads: int = 0
+    # tells apart runs that differ in settings only: the folder becomes <method>-<name>
+    name: str = ""
+    # go on with an unfinished run
+    resume: bool = False
+    # delete what an earlier run left in the same folder and start again
+    overwrite: bool = False
+
+
+def launch(main: Callable[[Any], None], settings: type[RunSettings], description: str) -> None:
+    """Parse the command line into ``settings``, call ``main``, and turn errors into exit status 2."""
+    script = Path(sys.argv[0]).name
+    try:
+        main(
+            tyro.cli(
+                settings,
+                description=description,
+                config=(tyro.conf.FlagCreatePairsOff,),
+                use_underscores=True,
+            )
+        )
+    except UserError as error:
+        sys.exit(_fail(f"{script}: {error}"))
+    except KeyboardInterrupt:
+        sys.exit(_fail(f"{script}: interrupted; --resume goes on from the last checkpoint"))
+
+
+def _fail(text: str) -> int:
+    print(text, file=sys.stderr)
+    return 2
+
+
+def use_device(settings: RunSettings) -> torch.device:
+    """Return the wanted device and set the number of threads; CUDA is made deterministic."""
+    if settings.threads < 0:
+        raise UserError(f"--threads {settings.threads} is out of range; use 0 or more")
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: PyTorch sees no CUDA device; use --device cpu")
+    if settings.device == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    return torch.device("cuda")
