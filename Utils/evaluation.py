@@ -6,6 +6,7 @@ touched; the other held-out item is no candidate.
 
 import warnings
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,16 +22,13 @@ class Evaluator:
     """Ranks the validation and the test item of every user, on the model's device."""
 
     def __init__(self, split: LeaveOneOutSplit, device: torch.device | str) -> None:
-        held_out = (torch.from_numpy(column).int() for column in (split.valid, split.test))
-        columns = [
-            *(column.unsqueeze(1) for column in held_out),
-            torch.from_numpy(split.candidates),
-        ]
-        self.items = torch.cat(columns, dim=1).to(device)  # (U, 2 + 499): valid, test, candidates
+        held_out = np.stack([split.valid, split.test], axis=1).astype(np.int32)
+        items = np.concatenate([held_out, split.candidates], axis=1)
+        self.items = torch.from_numpy(items).to(device)  # (U, 2 + 499): valid, test, candidates
 
     @torch.no_grad()
     def ranks(self, model: nn.Module) -> dict[str, Tensor]:
-        """Return the ranks, from 1, of a ``Recommender``: ``{"valid": (U,), "test": (U,)}``, on CPU.
+        """Return a ``Recommender``'s ranks, from 1: ``{"valid": (U,), "test": (U,)}``, on the CPU.
 
         A rank is 1 + the number of candidates that do not score lower, so neither ties nor NaN
         flatter a model.
@@ -40,7 +38,7 @@ class Evaluator:
         factors = model.factors()
         # The sampled product makes nothing larger than its result; score() looks up a vector for
         # each pair, so fewer users at a time.
-        rows = 8192 if factors else 128
+        rows = 512 if factors else 128
         ranks = []
         for start in range(0, len(self.items), rows):
             items = self.items[start : start + rows]

@@ -417,7 +417,7 @@ def _empty(folder: Path) -> None:
 
 
 def _command(*more: str) -> str:
-    """Return the command that started this process, with ``more`` flags instead of ``--overwrite``."""
+    """Return the command that started this process, with ``more`` in place of ``--overwrite``."""
     arguments = [a for a in sys.argv[1:] if a not in ("--overwrite", *more)]
     return shlex.join(["python", Path(sys.argv[0]).name, *arguments, *more])
 

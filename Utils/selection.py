@@ -27,7 +27,7 @@ class Selection:
         self.epochs = dict.fromkeys(self.cutoffs, -1)  # N -> its best epoch
 
     def update(self, epoch: int, values: dict[str, float]) -> bool:
-        """Take in an epoch's metrics (``valid_H@5``, ...); return whether H@5 is the best so far."""
+        """Take in an epoch's metrics (``valid_H@5``, ...); return whether its H@5 is the best."""
         for n in self.cutoffs:
             if values[f"valid_H@{n}"] > self.best[n]:
                 self.best[n], self.epochs[n] = values[f"valid_H@{n}"], epoch

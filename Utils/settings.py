@@ -32,7 +32,7 @@ class RunSettings:
 
 
 def launch(main: Callable[[Any], None], settings: type[RunSettings], description: str) -> None:
-    """Parse the command line into ``settings``, call ``main``, and turn errors into exit status 2."""
+    """Parse the command line, call ``main``, and turn errors into a line and exit status 2."""
     script = Path(sys.argv[0]).name
     try:
         main(
