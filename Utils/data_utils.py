@@ -338,6 +338,8 @@ def load_split(dataset: str, split: str, seed: int, data_dir: str) -> LeaveOneOu
         file; ``"published"`` for the authors' own, read from ``published_split0.npz``.
     """
     folder = Path(data_dir) / dataset
+    if seed < 0:
+        raise UserError(f"--seed {seed} is out of range; use 0, 1, 2, ...")
     if split == "published":
         path = folder / "published_split0.npz"
         if not path.exists():
@@ -345,8 +347,6 @@ def load_split(dataset: str, split: str, seed: int, data_dir: str) -> LeaveOneOu
                 f"{path}: no such file; put the published split there or use '--split seed'"
             )
         return read_published_split(path, dataset)
-    if seed < 0:
-        raise UserError(f"--seed {seed} is out of range; use 0, 1, 2, ...")
     interactions = load_interactions(dataset, data_dir)
     path = folder / f"loo_seed{seed}.npz"
     if path.exists():
@@ -399,7 +399,10 @@ def download(url: str, sha256: str, path: Path) -> None:
         except (TimeoutError, ConnectionError, http.client.HTTPException) as error:
             raise UserError(f"{path}: the download broke off ({error}); {remedy}") from error
         if digest.hexdigest() != sha256:
-            raise UserError(f"{path}: the download has the wrong sha256, nothing is kept; {remedy}")
+            raise UserError(
+                f"{path}: the download broke off or is another file (its sha256 differs) and is "
+                f"not kept; {remedy}"
+            )
 
 
 def warn(text: str) -> None:

@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, fields
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -279,12 +280,15 @@ class Run:
         """Return the epoch's losses, averaged over batches; raise if one is not finite."""
         names = ["train_loss", *self.part_names]
         losses = torch.stack(self.losses).double().cpu()  # (batches, parts): the epoch's only sync
-        bad = (~losses.isfinite()).nonzero()
-        if len(bad):
-            batch, part = bad[0].tolist()
+        if not losses.isfinite().all():
+            batch = int((~losses.isfinite()).any(dim=1).nonzero()[0])
+            values = zip(names, losses[batch].tolist(), strict=True)
+            bad = " and ".join(
+                f"{name} is {value}" for name, value in values if not isfinite(value)
+            )
             raise UserError(
-                f"epoch {epoch}, batch {batch}: {names[part]} is {losses[batch, part].item()}; try "
-                f"a smaller --lr (now {self.args.lr}) or loss weight; the best checkpoint is kept"
+                f"epoch {epoch}, batch {batch}: {bad}; try a smaller --lr (now {self.args.lr}) or "
+                f"loss weight; the best checkpoint is kept"
             )
         return dict(zip(names, losses.mean(dim=0).tolist(), strict=True))
 
@@ -375,7 +379,8 @@ class Run:
             "device": self._describe_device(),
         }
         write_json(self.logs / "summary.json", summary)
-        self._say(f"finished: epoch {summary['best_epoch']} of {len(self.history)} is the best")
+        epochs = ", ".join(f"@{n} of epoch {epoch}" for n, epoch in selected.items())
+        self._say(f"finished after {len(self.history)} epochs; best on validation: {epochs}")
         for part in ("valid", "test"):
             values = "  ".join(f"{name} {value:.4f}" for name, value in summary[part].items())
             self._say(f"{part:5s}  {values}")
@@ -399,9 +404,9 @@ def run_folder(args: Any, method: str, split: str) -> Path:
 
 def _check(args: Any) -> None:
     """Refuse what no run can use; models and samplers check their own settings."""
-    if not 0 < args.lr < float("inf"):
+    if not (isfinite(args.lr) and args.lr > 0):
         raise UserError(f"--lr {args.lr} is out of range; use a number above 0, such as 0.001")
-    if not 0 <= args.reg < float("inf"):
+    if not (isfinite(args.reg) and args.reg >= 0):
         raise UserError(f"--reg {args.reg} is out of range; use 0 or more, such as 0.001")
     if args.max_epoch < 1:
         raise UserError(f"--max_epoch {args.max_epoch} is out of range; use 1 or more")

@@ -1,0 +1,83 @@
+"""What ``logs/`` says: summaries, curves, and the results table.
+
+python -m experiments.results                        # the table of all finished runs
+python -m experiments.results --dataset synthetic    # of one data set
+"""
+
+import csv
+import json
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+
+SHOWN = ("H@5", "N@5", "M@5", "H@10", "N@10", "H@20", "N@20")
+
+
+def read_runs(logs: Path) -> list[dict[str, Any]]:
+    """Return the summaries of all finished runs below ``logs``, each with its ``folder``."""
+    paths = sorted(logs.rglob("summary.json"))
+    return [json.loads(path.read_text()) | {"folder": path.parent} for path in paths]
+
+
+def read_curves(path: Path) -> dict[str, np.ndarray]:
+    """Return the columns of a run's ``metrics.csv``: each ``(epochs,)`` float64."""
+    with open(path) as file:
+        names, *rows = csv.reader(file)
+    return dict(zip(names, np.array(rows, dtype=float).T, strict=True))
+
+
+def read_published_curves(path: Path, method: str) -> dict[str, np.ndarray]:
+    """Return one method's columns of a file of published learning curves, with ``method`` first."""
+    with open(path) as file:
+        rows = [row for row in csv.DictReader(file) if row.pop("method") == method]
+    return {name: np.array([float(row[name]) for row in rows]) for name in rows[0]}
+
+
+def results_table(runs: list[dict[str, Any]]) -> str:
+    """Return test metrics as Markdown: mean and standard deviation (n - 1) over our own splits."""
+    groups = defaultdict(list)
+    for run in runs:
+        kind = "own" if run["split"].startswith("seed") else run["split"]
+        method = f"{run['method']}-{run['name']}" if run["name"] else run["method"]
+        key = (run["dataset"], kind, run["selection"], run["model"], -run["dim"], method)
+        groups[key].append(run)
+    head = ["data set", "split", "selection", "model", "d", "parameters", "method", "runs", *SHOWN]
+    lines = [head, ["---"] * len(head)]
+    for (dataset, kind, selection, model, dim, method), members in sorted(groups.items()):
+        parameters = f"{members[0]['num_parameters'] / 1e6:.3f} M"
+        row = [dataset, kind, selection, model, str(-dim), parameters, method, str(len(members))]
+        for metric in SHOWN:
+            values = np.array([member["test"][metric] for member in members])
+            spread = f" ± {values.std(ddof=1):.4f}" if len(values) > 1 else ""
+            row.append(f"{values.mean():.4f}{spread}")
+        lines.append(row)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    lines[1] = ["-" * width for width in widths]
+    return "\n".join(
+        "| " + " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) + " |"
+        for line in lines
+    )
+
+
+@dataclass
+class Settings:
+    """Which runs to show."""
+
+    # folder of the logs
+    logs: Path = Path("logs")
+    # data set, or all of them
+    dataset: str | None = None
+
+
+def main(args: Settings) -> None:
+    """Print the table."""
+    runs = [run for run in read_runs(args.logs) if args.dataset in (None, run["dataset"])]
+    print(results_table(runs) if runs else f"{args.logs}: no finished run")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings, description=__doc__, use_underscores=True))

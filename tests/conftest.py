@@ -1,0 +1,63 @@
+"""What tests share: the built-in data, real data where it is, scripts as a user runs them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from Utils.data_utils import LeaveOneOutSplit, leave_one_out, load_interactions
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared"  # an optional place where data lies
+
+torch.set_num_threads(1)
+
+
+def real_file(*parts: str) -> Path:
+    """Return the path of a real data or reference file, or skip the test if it is not at hand."""
+    folders = [Path(os.environ["RECDISTILL_DATA"])] if "RECDISTILL_DATA" in os.environ else []
+    folders += [ROOT / "datasets", SHARED / "datasets", SHARED / "reference"]
+    for folder in folders:
+        if folder.joinpath(*parts).exists():
+            return folder.joinpath(*parts)
+    pytest.skip(f"{'/'.join(parts)} is not at hand; put it into datasets/")
+
+
+@pytest.fixture(scope="session")
+def split() -> LeaveOneOutSplit:
+    """The built-in data set, split with seed 0: 1,000 users, 1,993 items."""
+    return leave_one_out(load_interactions("synthetic", "unused"), 0, "synthetic")
+
+
+@pytest.fixture
+def workdir(tmp_path, monkeypatch) -> Path:
+    """An empty current folder, without the environment's data folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RECDISTILL_DATA", raising=False)
+    return tmp_path
+
+
+def start_script(*arguments: str, cwd: Path, **options) -> subprocess.Popen:
+    """Start a script of this repository in ``cwd``, as a user does."""
+    command = [sys.executable, str(ROOT / arguments[0]), *arguments[1:]]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=cwd, **pipes, **options)
+
+
+def run_script(*arguments: str, cwd: Path, **options) -> subprocess.CompletedProcess:
+    """Run a script to its end."""
+    process = start_script(*arguments, cwd=cwd, **options)
+    out, err = process.communicate(timeout=120)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def assert_refused(result: subprocess.CompletedProcess, *words: str) -> None:
+    """Check that a script ended in one line, with exit status 2 and no traceback."""
+    assert result.returncode == 2, result.stderr
+    assert "Traceback" not in result.stderr
+    last = result.stderr.strip().splitlines()[-1]
+    for word in words:
+        assert word in last, f"{word!r} is not in {last!r}"

@@ -1,0 +1,343 @@
+"""From the raw file to the split: right on real data, and clear about wrong data."""
+
+import functools
+import hashlib
+import http.server
+import threading
+
+import numpy as np
+import pytest
+from conftest import real_file
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import chisquare
+
+from Utils import data_utils
+from Utils.data_utils import (
+    NUM_CANDIDATES,
+    SOURCES,
+    Interactions,
+    LeaveOneOutSplit,
+    download,
+    leave_one_out,
+    load_split,
+    read_published_split,
+    read_users_dat,
+)
+from Utils.errors import UserError
+from Utils.files import sha256_of
+
+# --- the raw file ------------------------------------------------------------------------------
+
+
+def test_users_and_items_are_numbered_by_first_appearance(tmp_path):
+    path = tmp_path / "users.dat"
+    path.write_text("2 90 70\n1 5\n0\n3 70 8 1000000007\n")
+    found = read_users_dat(path, min_count=2)
+    assert found.users.tolist() == [0, 0, 1, 1, 1]
+    assert found.items.tolist() == [0, 1, 1, 2, 3]
+    assert found.user_ids.tolist() == [0, 3]  # lines of the file, from 0
+    assert found.item_ids.tolist() == [90, 70, 8, 1000000007]
+    assert found.sha256 == sha256_of(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_repeated_items_are_dropped_and_counted(tmp_path, capsys):
+    path = tmp_path / "users.dat"
+    path.write_text("2 1 2\n4 7 7 8 7\n")
+    found = read_users_dat(path, min_count=1)
+    assert found.items.tolist() == [0, 1, 2, 3]
+    assert f"warning: {path}:2: dropped 2 repeated items" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", ["the file is empty"]),
+        ("2 1 2\n3 1 2\n", [":2: the count says 3 items but 2 follow"]),
+        ("2 1 2\n2 1 x7\n", [":2: 'x7' is not a number"]),
+        ("2 1 2\n2 1 0.5\n", [":2: '0.5' is not a number"]),
+        ("2 1 2\n\n2 1 2\n", [":2: the line is empty"]),
+        ("2 1 -2\n", [":1: item -2 is out of range"]),
+        ("1 9223372036854775808\n", [":1: item 9223372036854775808 is out of range"]),
+        ("-1\n", [":1: the count says -1 items but 0 follow"]),
+        ("2 1 2\n1 1\n", ["no user has 3 items", "lower the minimum count"]),
+    ],
+)
+def test_a_bad_file_is_refused_with_its_place(tmp_path, content, words):
+    path = tmp_path / "users.dat"
+    path.write_text(content)
+    with pytest.raises(UserError) as error:
+        read_users_dat(path, min_count=3)
+    assert str(error.value).startswith(str(path))
+    assert "\n" not in str(error.value)
+    assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_binary_bytes_are_refused_in_one_line(tmp_path):
+    path = tmp_path / "users.dat"
+    path.write_bytes(b"\x89PNG\xff\x00 12\n")
+    with pytest.raises(UserError, match="is not a number"):
+        read_users_dat(path, min_count=1)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"none\.dat: cannot read \(No such file"):
+        read_users_dat(tmp_path / "none.dat", min_count=1)
+
+
+def test_citeulike_has_the_known_counts():
+    path = real_file("CiteULike", "users.dat")
+    assert sha256_of(path) == SOURCES["CiteULike"].sha256
+    found = read_users_dat(path, SOURCES["CiteULike"].min_count)
+    assert (len(found.user_ids), len(found.item_ids)) == (5219, 25181)
+    assert len(found.users) == 125580
+    assert len(leave_one_out(found, seed=0).train_users) == 115142
+
+
+def test_foursquare_has_the_known_counts():
+    path = real_file("Foursquare", "users.dat")
+    assert sha256_of(path) == SOURCES["Foursquare"].sha256
+    found = read_users_dat(path, SOURCES["Foursquare"].min_count)
+    assert len(found.user_ids) == 24934  # of 24,941, those with 10 items
+
+
+def test_numbering_is_that_of_the_published_split():
+    path = real_file("CiteULike", "published_split0.npz")
+    ours = read_users_dat(real_file("CiteULike", "users.dat"), SOURCES["CiteULike"].min_count)
+    theirs = read_published_split(path, "CiteULike")
+    assert (theirs.num_users, theirs.num_items) == (5219, 25182)  # one item that nobody touched
+    users = np.arange(theirs.num_users)
+    pairs = np.concatenate(
+        [
+            np.stack([theirs.train_users, theirs.train_items], axis=1),
+            np.stack([users, theirs.valid], axis=1),
+            np.stack([users, theirs.test], axis=1),
+        ]
+    )
+    expected = {*zip(ours.users.tolist(), ours.items.tolist(), strict=True)}
+    assert {*map(tuple, pairs.tolist())} == expected
+    _check_invariants(theirs, expected)
+
+
+# --- the split ---------------------------------------------------------------------------------
+
+
+def _interactions(pairs: list[tuple[int, int]], num_items: int) -> Interactions:
+    """Return interactions whose items exist even where nobody touches them."""
+    users, items = map(np.array, zip(*sorted(pairs), strict=True))
+    return Interactions(users, items, np.unique(users), np.arange(num_items), "hash")
+
+
+def _check_invariants(split: LeaveOneOutSplit, pairs: set[tuple[int, int]]) -> None:
+    """Training, validation and test partition the pairs; candidates are distinct and untouched."""
+    parts = [
+        *zip(split.train_users.tolist(), split.train_items.tolist(), strict=True),
+        *enumerate(split.valid.tolist()),
+        *enumerate(split.test.tolist()),
+    ]
+    assert len(parts) == len(set(parts))
+    assert set(parts) == pairs
+    assert split.candidates.shape == (split.num_users, NUM_CANDIDATES)
+    assert split.candidates.min() >= 0
+    assert split.candidates.max() < split.num_items
+    touched = [set() for _ in range(split.num_users)]
+    for user, item in pairs:
+        touched[user].add(item)
+    for user, row in enumerate(split.candidates.tolist()):
+        assert len(set(row)) == NUM_CANDIDATES
+        assert not touched[user] & set(row)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_every_split_keeps_the_protocol(data):
+    num_items = data.draw(st.integers(510, 600), "items")
+    users = data.draw(st.integers(1, 5), "users")
+    pairs = set()
+    for user in range(users):
+        items = st.sets(st.integers(0, num_items - 1), min_size=3, max_size=num_items - 499)
+        pairs |= {(user, item) for item in data.draw(items, f"user {user}")}
+    seed = data.draw(st.integers(0, 1000), "seed")
+    _check_invariants(leave_one_out(_interactions([*pairs], num_items), seed), pairs)
+
+
+def test_the_seed_decides_the_split():
+    pairs = [(user, 7 * user + k) for user in range(20) for k in range(10)]
+    interactions = _interactions(pairs, 700)
+    assert leave_one_out(interactions, 3).sha256 == leave_one_out(interactions, 3).sha256
+    assert leave_one_out(interactions, 3).sha256 != leave_one_out(interactions, 4).sha256
+
+
+def test_held_out_items_and_candidates_are_uniform():
+    interactions = _interactions([(user, item) for user in range(400) for item in range(4)], 1000)
+    splits = [leave_one_out(interactions, seed) for seed in range(3)]
+    for column in ("valid", "test"):
+        drawn = np.concatenate([getattr(split, column) for split in splits])
+        assert chisquare(np.bincount(drawn, minlength=4)).pvalue > 1e-4
+    drawn = np.concatenate([split.candidates.ravel() for split in splits])
+    counts = np.bincount(drawn, minlength=1000)[4:]
+    # Without replacement counts vary less than in independent draws: by the share left out.
+    spread = ((counts - counts.mean()) ** 2).sum() / counts.mean() / (1 - NUM_CANDIDATES / 996)
+    assert abs(spread - 995) < 5 * np.sqrt(2 * 995)
+
+
+def test_too_few_items_are_refused():
+    with pytest.raises(UserError, match="user 1 has 2 items and leave-one-out needs 3"):
+        leave_one_out(_interactions([(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)], 600), 0)
+    with pytest.raises(UserError, match="left only 498 of 501 items untouched and 499"):
+        leave_one_out(_interactions([(0, 0), (0, 1), (0, 2)], 501), 0)
+
+
+def test_a_kept_split_is_read_back_whole(split, tmp_path):
+    split.save(tmp_path / "split.npz")
+    kept = LeaveOneOutSplit.load(tmp_path / "split.npz")
+    assert kept.sha256 == split.sha256
+    assert (kept.dataset, kept.name, kept.source_sha256) == (
+        split.dataset,
+        split.name,
+        split.source_sha256,
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["split.npz"]
+
+
+def test_the_hash_sees_every_array(split):
+    for name in ("train_items", "valid", "test", "candidates"):
+        changed = getattr(split, name).copy()
+        changed.flat[0] = (changed.flat[0] + 1) % split.num_items
+        assert _replace(split, **{name: changed}).sha256 != split.sha256
+
+
+def _replace(split: LeaveOneOutSplit, **changes) -> LeaveOneOutSplit:
+    fields = {name: getattr(split, name) for name in LeaveOneOutSplit.__dataclass_fields__}
+    return LeaveOneOutSplit(**(fields | changes))
+
+
+@pytest.mark.parametrize("keep", [0, 10, 1000, 0.5, 0.999])
+def test_a_split_cut_short_is_refused(split, tmp_path, keep):
+    path = tmp_path / "split.npz"
+    split.save(path)
+    content = path.read_bytes()
+    path.write_bytes(content[: keep if isinstance(keep, int) else int(keep * len(content))])
+    with pytest.raises(UserError, match=r"split\.npz: cut short"):
+        LeaveOneOutSplit.load(path)
+
+
+def test_foreign_files_are_refused(split, tmp_path):
+    path = tmp_path / "split.npz"
+    np.savez(path, other=np.arange(3))
+    with pytest.raises(UserError, match="holds no 'format"):
+        LeaveOneOutSplit.load(path)
+    np.save(tmp_path / "array.npy", np.arange(3))
+    with pytest.raises(UserError, match=r"no \.npz file"):
+        LeaveOneOutSplit.load(tmp_path / "array.npy")
+    fields = {name: getattr(split, name) for name in LeaveOneOutSplit.__dataclass_fields__}
+    np.savez(path, format="recdistill leave-one-out split 99", **fields)
+    with pytest.raises(UserError, match="not of the format"):
+        LeaveOneOutSplit.load(path)
+    np.savez(path, **fields | {"format": data_utils.SPLIT_FORMAT, "num_items": 10})
+    with pytest.raises(UserError, match="do not fit"):
+        LeaveOneOutSplit.load(path)
+    np.savez(path, train=np.zeros((1, 2)))
+    with pytest.raises(UserError, match="holds no 'users"):
+        read_published_split(path, "CiteULike")
+
+
+# --- where data comes from -----------------------------------------------------------------------
+
+
+def test_a_split_is_made_once_and_tied_to_its_source(workdir, monkeypatch):
+    made = load_split("synthetic", "seed", 1, "data")
+    path = workdir / "data/synthetic/loo_seed1.npz"
+    written = path.stat().st_mtime_ns
+    assert load_split("synthetic", "seed", 1, "data").sha256 == made.sha256
+    assert path.stat().st_mtime_ns == written
+    _replace(made, source_sha256="another").save(path)
+    with pytest.raises(UserError, match="made from another raw file; delete it"):
+        load_split("synthetic", "seed", 1, "data")
+
+
+def test_a_data_folder_that_cannot_be_written_is_no_obstacle(workdir, capsys):
+    (workdir / "data").write_text("a file where the folder should be")
+    assert load_split("synthetic", "seed", 0, "data").num_users == 1000
+    assert "warning: the split is not kept" in capsys.readouterr().err
+
+
+def test_wrong_requests_are_refused(workdir):
+    with pytest.raises(UserError, match="--seed -1 is out of range"):
+        load_split("synthetic", "seed", -1, "data")
+    with pytest.raises(UserError, match=r"published_split0\.npz: no such file"):
+        load_split("synthetic", "published", 0, "data")
+
+
+CONTENT = b"5 1 2 3 4 5\n" * 1000
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Serves ``CONTENT``, or only half of it under the full length."""
+
+    def do_GET(self):
+        """Answer a request."""
+        self.send_response(404 if self.path == "/none" else 200)
+        self.send_header("Content-Length", str(len(CONTENT)))
+        self.end_headers()
+        self.wfile.write(CONTENT[: len(CONTENT) // 2] if self.path == "/half" else CONTENT)
+
+    def log_message(self, *_):
+        """Keep the test's output clean."""
+
+
+@pytest.fixture(scope="module")
+def server():
+    """The address of a server on this machine."""
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_a_download_is_checked_and_kept(server, tmp_path):
+    path = tmp_path / "CiteULike" / "users.dat"
+    download(f"{server}/users.dat", hashlib.sha256(CONTENT).hexdigest(), path)
+    assert path.read_bytes() == CONTENT
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("page", "words"),
+    [("half", "broke off"), ("users.dat", "is another file"), ("none", "no download .*404")],
+)
+def test_a_bad_download_leaves_nothing(server, tmp_path, page, words):
+    path = tmp_path / "users.dat"
+    with pytest.raises(UserError, match=words) as error:
+        download(f"{server}/{page}", "0" * 64, path)
+    assert f"put the file from {server}/{page} there" in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_a_network_one_line_says_what_to_put_where(workdir, monkeypatch):
+    source = SOURCES["CiteULike"]
+    closed = data_utils.Source(source.file, "http://127.0.0.1:1/users.dat", source.sha256, 5)
+    monkeypatch.setitem(SOURCES, "CiteULike", closed)
+    with pytest.raises(UserError, match=r"data/CiteULike/users\.dat: no such file.*put the file"):
+        load_split("CiteULike", "seed", 0, "data")
+    assert not list(workdir.iterdir())
+
+
+def test_a_missing_file_is_downloaded_and_used(server, workdir, monkeypatch, capsys):
+    lines = "".join(f"5 {' '.join(str(5 * n + k) for k in range(5))}\n" for n in range(200))
+    monkeypatch.setattr("test_data.CONTENT", lines.encode())
+    digest = hashlib.sha256(lines.encode()).hexdigest()
+    source = data_utils.Source("users.dat", f"{server}/users.dat", digest, 5)
+    monkeypatch.setitem(SOURCES, "CiteULike", source)
+    assert load_split("CiteULike", "seed", 0, "data").num_users == 200
+    (workdir / "data/CiteULike/users.dat").write_text(lines + "5 1 2 3 4 5\n")
+    load = functools.partial(load_split, "CiteULike", "seed", 5, "data")
+    assert load().num_users == 201
+    assert "not the public file" in capsys.readouterr().err
+
+
+def test_the_built_in_data_is_always_the_same(split):
+    assert (split.num_users, split.num_items, len(split.train_users)) == (1000, 1993, 27479)
+    # Long-tailed, as real data is: a tenth of the items has two fifths of the interactions.
+    counts = np.sort(np.bincount(split.train_items, minlength=split.num_items))[::-1]
+    assert counts[:200].sum() > 0.4 * counts.sum()

@@ -1,0 +1,173 @@
+"""Every ``main_*.py`` as a user runs it: help, mistakes, interruptions, sudden death."""
+
+import ast
+import importlib
+import os
+import random
+import resource
+import signal
+import time
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, assert_refused, run_script, start_script
+
+SCRIPTS = sorted(path.name for path in ROOT.glob("main_*.py"))
+SMALL = ("--dataset", "synthetic", "--dim", "8", "--threads", "1")
+
+pytestmark = pytest.mark.usefixtures("workdir")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_shows_every_setting_with_its_default_and_meaning(script, workdir):
+    result = run_script(script, "--help", cwd=workdir, env=os.environ | {"COLUMNS": "200"})
+    settings = importlib.import_module(Path(script).stem).Settings
+    assert result.returncode == 0
+    for field in fields(settings):
+        assert f"--{field.name} " in result.stdout
+    shown = result.stdout.split("options")[1]
+    assert shown.count("(default: ") == len(fields(settings))
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_script_is_short_and_every_setting_is_explained(script):
+    text = (ROOT / script).read_text()
+    lines = text.splitlines()
+    assert len(lines) < 150
+    block = next(
+        node
+        for node in ast.parse(text).body
+        if isinstance(node, ast.ClassDef) and node.name == "Settings"
+    )
+    for field in block.body[1:]:
+        assert lines[field.lineno - 2].strip().startswith("# "), lines[field.lineno - 1]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_run_from_the_shell_works(script, workdir):
+    result = run_script(script, *SMALL, "--max_epoch", "2", cwd=workdir)
+    assert result.returncode == 0, result.stderr
+    assert "test   H@5 0." in result.stdout
+    assert result.stderr == ""
+    assert len(list((workdir / "logs").rglob("summary.json"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "word"),
+    [
+        (["--dimension", "20"], "dimension"),
+        (["--model", "BRP"], "BRP"),
+        (["--dataset", "citeulike"], "citeulike"),
+        (["--dim", "many"], "many"),
+        (["--selection", "best"], "best"),
+    ],
+)
+def test_an_unknown_flag_or_choice_is_refused(workdir, flags, word):
+    result = run_script("main_no_KD.py", *flags, cwd=workdir)
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    assert word in result.stderr
+    assert not list(workdir.iterdir())
+
+
+def test_an_error_of_the_user_is_one_line(workdir):
+    (workdir / "data/CiteULike").mkdir(parents=True)
+    (workdir / "data/CiteULike/users.dat").write_text("2 1 2\n3 1\n")
+    result = run_script("main_no_KD.py", "--data_dir", "data", cwd=workdir)
+    assert_refused(result, "main_no_KD.py: data/CiteULike/users.dat:2: the count says 3 items")
+    assert len(result.stderr.splitlines()) == 1
+    assert not (workdir / "logs").exists()
+
+
+def test_the_environment_names_the_data_folder_and_a_flag_overrides_it(workdir):
+    environment = os.environ | {"RECDISTILL_DATA": "elsewhere"}
+    flags = ("--split", "published")
+    result = run_script("main_no_KD.py", *flags, cwd=workdir, env=environment)
+    assert_refused(result, "elsewhere/CiteULike/published_split0.npz: no such file; put")
+    flags += ("--data_dir", "here")
+    result = run_script("main_no_KD.py", *flags, cwd=workdir, env=environment)
+    assert_refused(result, "here/CiteULike/published_split0.npz")
+
+
+def test_an_output_folder_that_cannot_be_made_is_one_line(workdir):
+    (workdir / "logs").write_text("a file where the folder should be")
+    result = run_script("main_no_KD.py", *SMALL, cwd=workdir)
+    assert_refused(result, "logs/synthetic", "cannot write", "choose another folder")
+
+
+@pytest.mark.skipif(not Path("/sys").is_dir(), reason="no file system that refuses everybody")
+def test_a_read_only_output_folder_is_one_line(workdir):
+    (workdir / "logs").symlink_to("/sys")  # read-only even for the superuser
+    result = run_script("main_no_KD.py", *SMALL, cwd=workdir)
+    assert_refused(result, "logs/synthetic", "cannot write", "choose another folder")
+    assert not (workdir / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("room", [100, 20_000, 200_000])
+def test_a_full_disk_is_one_line_and_what_was_written_stays_whole(workdir, room):
+    """Files may not grow past ``room`` bytes, which fails like a disk without room."""
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+
+    assert run_script("main_no_KD.py", *SMALL, "--max_epoch", "1", cwd=workdir).returncode == 0
+    flags = (*SMALL, "--name", "full", "--max_epoch", "50")
+    result = run_script("main_no_KD.py", *flags, cwd=workdir, preexec_fn=limit)
+    assert_refused(result, "cannot write", "make room")
+    assert not list(workdir.rglob(".*.tmp"))
+    result = run_script("main_no_KD.py", *flags, "--overwrite", cwd=workdir)
+    assert result.returncode == 0, result.stderr
+
+
+def _wait_for_epochs(workdir: Path, count: int) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        found = list((workdir / "logs").rglob("metrics.csv"))
+        if found and found[0].read_text().count("\n") > count:
+            return
+        time.sleep(0.01)
+    pytest.fail("the run did not start")
+
+
+def test_ctrl_c_keeps_the_last_whole_epoch_and_says_how_to_go_on(workdir):
+    flags = (*SMALL, "--max_epoch", "400", "--patience", "400")
+    process = start_script("main_no_KD.py", *flags, "--overwrite", cwd=workdir)
+    _wait_for_epochs(workdir, 3)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "Traceback" not in err
+    last = err.strip().splitlines()[-1]
+    assert "interrupted; epochs up to" in last
+    command = "python main_no_KD.py " + " ".join(flags) + " --resume"
+    assert last.endswith(command)
+    epoch = int(last.split("epochs up to ")[1].split()[0])
+    (metrics,) = (workdir / "logs").rglob("metrics.csv")
+    assert metrics.read_text().splitlines()[-1].startswith(f"{epoch},")
+    process = start_script("main_no_KD.py", *flags, "--resume", cwd=workdir)
+    _wait_for_epochs(workdir, epoch + 2)
+    process.kill()
+    assert f"resumed after epoch {epoch}\n" in process.communicate()[0]
+
+
+def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(workdir):
+    """SIGKILL, again and again, leaves nothing that a resumed run does not put right."""
+    whole, killed = workdir / "whole", workdir / "killed"
+    whole.mkdir()
+    killed.mkdir()
+    flags = (*SMALL, "--dim", "64", "--max_epoch", "80", "--patience", "80")
+    assert run_script("main_no_KD.py", *flags, cwd=whole).returncode == 0
+    for attempt in range(5):
+        process = start_script("main_no_KD.py", *flags, "--resume", cwd=killed)
+        _wait_for_epochs(killed, 10 * attempt)
+        time.sleep(random.random() / 2)
+        process.kill()
+        process.communicate()
+    assert not list(killed.rglob("summary.json")), "the run ended before it was killed"
+    result = run_script("main_no_KD.py", *flags, "--resume", cwd=killed)
+    assert result.returncode == 0, result.stderr
+    for name in ("metrics.csv", "best.pt", "ranks.npz"):
+        (expected,), (found,) = whole.rglob(name), killed.rglob(name)
+        assert found.read_bytes() == expected.read_bytes(), name
+    assert not list(killed.rglob(".*.tmp"))

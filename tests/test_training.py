@@ -1,0 +1,161 @@
+"""Mini-batches, the optimiser and the selection of an epoch."""
+
+import csv
+
+import pytest
+import torch
+from conftest import real_file
+from scipy.stats import chisquare
+from torch import nn
+
+from Utils.data_utils import Interactions, leave_one_out
+from Utils.dataset import PairSampler
+from Utils.errors import UserError
+from Utils.optimizer import DenseAdam
+from Utils.selection import Selection
+
+# --- batches -----------------------------------------------------------------------------------
+
+
+def test_an_epoch_has_every_pair_once_and_no_training_item_as_negative(split):
+    batches = list(PairSampler(split, 1024, 0, "cpu").epoch(0))
+    assert [len(users) for users, _, _ in batches[:-1]] == [1024] * (len(batches) - 1)
+    users, positives, negatives = (torch.cat(column) for column in zip(*batches, strict=True))
+    pairs = set(zip(split.train_users.tolist(), split.train_items.tolist(), strict=True))
+    assert len(users) == len(pairs)
+    assert set(zip(users.tolist(), positives.tolist(), strict=True)) == pairs
+    assert not pairs & set(zip(users.tolist(), negatives.tolist(), strict=True))
+
+
+def test_batches_depend_on_seed_and_epoch_alone(split):
+    def first(seed: int, epoch: int) -> torch.Tensor:
+        return torch.stack(next(PairSampler(split, 256, seed, "cpu").epoch(epoch)))
+
+    sampler = PairSampler(split, 256, 0, "cpu")
+    list(sampler.epoch(3))
+    assert torch.equal(torch.stack(next(sampler.epoch(2))), first(0, 2))
+    assert not torch.equal(first(0, 2), first(0, 3))
+    assert not torch.equal(first(0, 2), first(1, 2))
+
+
+def test_negatives_are_uniform_over_what_the_user_did_not_train_on():
+    # Six users with 60 of 600 items each, and many epochs: 540 negatives are possible for each.
+    users, items = torch.cartesian_prod(torch.arange(6), torch.arange(0, 600, 10)).T.numpy()
+    data = Interactions(users, items, torch.arange(6).numpy(), torch.arange(600).numpy(), "hash")
+    split = leave_one_out(data, 0)
+    sampler = PairSampler(split, 4096, 0, "cpu")
+    counts = torch.zeros(6, 600)
+    for epoch in range(300):
+        for users, _, negatives in sampler.epoch(epoch):
+            counts.index_put_((users, negatives), torch.ones(len(users)), accumulate=True)
+    trained = torch.zeros(6, 600, dtype=torch.bool)
+    trained[split.train_users, split.train_items] = True
+    assert counts[trained].sum() == 0
+    for user in range(6):  # held-out items are drawn as often as any other
+        assert chisquare(counts[user][~trained[user]].numpy()).pvalue > 1e-4
+
+
+def test_a_user_of_nearly_everything_still_gets_negatives():
+    users, items = [0] * 3 + [1] * 600, [600, 601, 602, *range(600)]
+    arrays = [torch.tensor(values).numpy() for values in (users, items)]
+    split = leave_one_out(
+        Interactions(*arrays, torch.arange(2).numpy(), torch.arange(1200).numpy(), "hash"), 0
+    )
+    object.__setattr__(split, "num_items", 603)  # user 1 now lacks 3 items and its held-out ones
+    for batch_users, _, negatives in PairSampler(split, 64, 0, "cpu").epoch(0):
+        held_out = [600, 601, 602, split.valid[1], split.test[1]]
+        assert all(int(n) in held_out for n in negatives[batch_users == 1])
+    object.__setattr__(split, "num_items", 598)
+    with pytest.raises(UserError, match="a user has all items"):
+        PairSampler(split, 64, 0, "cpu")
+
+
+def test_a_batch_of_nothing_is_refused(split):
+    with pytest.raises(UserError, match="--batch_size 0 is out of range"):
+        PairSampler(split, 0, 0, "cpu")
+
+
+# --- the optimiser -----------------------------------------------------------------------------
+
+
+def test_the_update_is_adams_with_weight_decay_on_every_row():
+    """Against torch's plain Adam on dense gradients, with repeated, shared and untouched rows."""
+    start = torch.randn(9, 4, generator=torch.Generator().manual_seed(0))
+    ours, theirs = (nn.Embedding.from_pretrained(start.clone(), False) for _ in range(2))
+    ours.sparse = True
+    layers = [nn.Linear(4, 1, bias=False) for _ in range(2)]
+    layers[1].load_state_dict(layers[0].state_dict())
+    setting = {"lr": 0.1, "weight_decay": 0.05}
+    dense = torch.optim.Adam([*theirs.parameters(), *layers[1].parameters()], **setting)
+    sparse = DenseAdam([*ours.parameters(), *layers[0].parameters()], **setting)
+    for step in range(30):
+        rows = torch.tensor([[1, 1, 3], [3, 5, step % 4]])
+        for table, layer, optimizer in ((ours, layers[0], sparse), (theirs, layers[1], dense)):
+            optimizer.zero_grad()
+            layer(table(rows[0]) * table(rows[1])).square().sum().backward()
+            optimizer.step()
+    torch.testing.assert_close(ours.weight, theirs.weight)
+    torch.testing.assert_close(layers[0].weight, layers[1].weight)
+    assert not torch.equal(ours.weight[8], start[8])  # never in a batch, and decayed all the same
+
+
+# --- which epoch is reported -------------------------------------------------------------------
+
+
+def _rows(**columns: list[float]) -> list[dict[str, float]]:
+    return [
+        {f"valid_{name.replace('_', '@')}": value for name, value in zip(columns, row, strict=True)}
+        for row in zip(*columns.values(), strict=True)
+    ]
+
+
+def _follow(selection: Selection, rows: list[dict[str, float]]) -> int:
+    """Feed epochs until the rule stops; return the last epoch."""
+    for epoch, row in enumerate(rows):
+        selection.update(epoch, row)
+        if selection.stops(epoch):
+            return epoch
+    return len(rows) - 1
+
+
+def test_the_papers_rule_takes_the_first_best_epoch_of_h5():
+    rows = _rows(H_5=[0.1, 0.3, 0.2, 0.3, 0.2, 0.9], H_10=[0.1, 0.2, 0.3, 0.4, 0.5, 0.9])
+    selection = Selection("paper", patience=3)
+    assert _follow(selection, rows) == 4  # three epochs after the best, which a tie does not renew
+    assert [selection.epoch_for(n) for n in (5, 10, 20)] == [1, 1, 1]
+
+
+def test_the_published_rule_has_an_epoch_for_each_cutoff():
+    rows = _rows(H_5=[0.3, 0.2, 0.2, 0.2], H_10=[0.1, 0.2, 0.1, 0.1], H_20=[0.1, 0.1, 0.1, 0.1])
+    selection = Selection("published_code", patience=2)
+    assert _follow(selection, rows) == 3  # two epochs after H@10 improved
+    assert [selection.epoch_for(n) for n in (5, 10, 20)] == [0, 1, 0]
+
+
+def test_the_rules_patience_is_the_papers_and_the_codes():
+    assert (Selection("paper").patience, Selection("published_code").patience) == (30, 20)
+    with pytest.raises(UserError, match="--patience 0 is out of range"):
+        Selection("paper", 0)
+
+
+@pytest.mark.parametrize("method", ["Student", "DE", "URRD", "IR_RRD"])
+def test_the_published_rule_explains_the_published_logs(method):
+    """From their curves, the rule finds their epochs, stops where they stopped, reports as they."""
+    with open(real_file("derrd_published_curves.csv")) as file:
+        rows = [
+            {key: float(value) for key, value in row.items() if key != "method"}
+            for row in csv.DictReader(file)
+            if row["method"].replace("-", "_") == method
+        ]
+    with open(real_file("derrd_logs.csv")) as file:
+        theirs = next(
+            row
+            for row in csv.DictReader(file)
+            if row["split"] == "test" and row["log"].lower() == f"{method.lower()}.log"
+        )
+    selection = Selection("published_code")
+    assert _follow(selection, rows) == int(theirs["last_epoch"])
+    for n in (5, 10, 20):
+        epoch = selection.epoch_for(n)
+        assert epoch == int(theirs[f"epoch_selected_K{n}"])
+        assert rows[epoch][f"test_H@{n}"] == float(theirs[f"H@{n}"])
