@@ -7,6 +7,7 @@
 import hashlib
 import http.client
 import sys
+import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from functools import cached_property
@@ -385,6 +386,8 @@ def download(url: str, sha256: str, path: Path) -> None:
     try:
         response = urllib.request.urlopen(url, timeout=30)
     except OSError as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()  # it is an open response, too
         raise UserError(f"{path}: no such file, and no download ({error}); {remedy}") from error
     path.parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()

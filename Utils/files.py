@@ -83,7 +83,7 @@ def read_npz(path: Path, names: list[str]) -> dict[str, np.ndarray]:
         If the file is missing, cut short, or holds other things.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
             return {name: file[name] for name in names}
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None

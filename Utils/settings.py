@@ -31,7 +31,7 @@ class RunSettings:
     overwrite: bool = False
 
 
-def launch(main: Callable[[Any], None], settings: type[RunSettings], description: str) -> None:
+def launch(main: Callable[[Any], None], settings: type, description: str) -> None:
     """Parse the command line, call ``main``, and turn errors into a line and exit status 2."""
     script = Path(sys.argv[0]).name
     try:

@@ -4,7 +4,7 @@ import numpy as np
 
 NUM_USERS = 1000
 NUM_ITEMS = 2000
-NUM_GROUPS = 60  # interests; a student of 20 dimensions cannot keep them all apart
+NUM_GROUPS = 50  # interests; a student of 20 dimensions cannot keep them all apart
 
 
 def synthetic_pairs() -> tuple[np.ndarray, np.ndarray]:
@@ -17,13 +17,13 @@ def synthetic_pairs() -> tuple[np.ndarray, np.ndarray]:
     """
     rng = np.random.default_rng(20201019)
     group = rng.integers(NUM_GROUPS, size=NUM_ITEMS)
-    popularity = 1 / np.arange(10, NUM_ITEMS + 10) ** 1.2
+    popularity = 1 / np.arange(10, NUM_ITEMS + 10) ** 1.0
     rng.shuffle(popularity)
     activity = np.clip(rng.lognormal(3.2, 0.6, NUM_USERS), 8, 150).astype(int)
     users, items = [], []
     for user in range(NUM_USERS):
         affinity = np.zeros(NUM_GROUPS)
-        followed = rng.choice(NUM_GROUPS, size=rng.integers(2, 5), replace=False)
+        followed = rng.choice(NUM_GROUPS, size=rng.integers(2, 6), replace=False)
         affinity[followed] = rng.uniform(4, 6, len(followed))
         noisy = affinity[group] + np.log(popularity) + rng.gumbel(size=NUM_ITEMS)
         taken = np.argsort(-noisy, kind="stable")[: activity[user]]

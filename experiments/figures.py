@@ -3,6 +3,7 @@
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 # Okabe and Ito's colours; line styles tell the curves apart without them.
 STYLES = [
@@ -29,6 +30,9 @@ def learning_curves(curves: dict[str, dict[str, np.ndarray]], metric: str = "H@5
         best = int(values.argmax())
         quality.plot(epochs[best], values[best], "o", color=style["color"])
     loss.set(xlabel="epoch", ylabel="training loss (sum over a batch)", yscale="log")
+    loss.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    loss.yaxis.set_major_formatter("{x:g}")
+    loss.yaxis.set_minor_formatter(NullFormatter())
     quality.set(xlabel="epoch", ylabel=f"validation {metric}")
     quality.legend(loc="lower right", frameon=False)
     for axes in (loss, quality):

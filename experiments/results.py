@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
+
+from Utils.settings import launch
 
 SHOWN = ("H@5", "N@5", "M@5", "H@10", "N@10", "H@20", "N@20")
 
@@ -80,4 +81,4 @@ def main(args: Settings) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__, use_underscores=True))
+    launch(main, Settings, __doc__)

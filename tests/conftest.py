@@ -28,7 +28,7 @@ def real_file(*parts: str) -> Path:
 
 @pytest.fixture(scope="session")
 def split() -> LeaveOneOutSplit:
-    """The built-in data set, split with seed 0: 1,000 users, 1,993 items."""
+    """The built-in data set, split with seed 0: 1,000 users, 1,998 items."""
     return leave_one_out(load_interactions("synthetic", "unused"), 0, "synthetic")
 
 
