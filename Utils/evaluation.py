@@ -23,8 +23,8 @@ class Evaluator:
 
     def __init__(self, split: LeaveOneOutSplit, device: torch.device | str) -> None:
         held_out = np.stack([split.valid, split.test], axis=1).astype(np.int32)
-        items = np.concatenate([held_out, split.candidates], axis=1)
-        self.items = torch.from_numpy(items).to(device)  # (U, 2 + 499): valid, test, candidates
+        self.held_out = torch.from_numpy(held_out).to(device)  # (U, 2)
+        self.candidates = torch.from_numpy(split.candidates).to(device)  # (U, 499)
 
     @torch.no_grad()
     def ranks(self, model: nn.Module) -> dict[str, Tensor]:
@@ -35,23 +35,23 @@ class Evaluator:
         """
         was_training = model.training
         model.eval()
-        factors = model.factors()
-        # The sampled product makes nothing larger than its result; score() looks up a vector for
-        # each pair, so fewer users at a time.
-        rows = 512 if factors else 128
+        num_users, num_candidates = self.candidates.shape
+        # Candidates are sorted: 64 neighbouring columns lie in an eighth of the item table, which
+        # stays in the cache while thousands of users pass. That is three times faster at d = 200.
+        rows, columns = (4096, 64) if model.factors() else (128, num_candidates)
         ranks = []
-        for start in range(0, len(self.items), rows):
-            items = self.items[start : start + rows]
-            if factors:
-                scores = sampled_product(factors[0][start : start + rows], factors[1], items)
-            else:
-                users = torch.arange(start, start + len(items), device=items.device)
-                scores = model.score(users, items)
-            targets, others = scores[:, :2], scores[:, 2:]
-            lower = [torch.count_nonzero(others < targets[:, i : i + 1], dim=1) for i in (0, 1)]
-            ranks.append(1 + others.shape[1] - torch.stack(lower))
+        for start in range(0, num_users, rows):
+            users = slice(start, min(start + rows, num_users))
+            held_out = _scores(model, users, self.held_out[users])
+            lower = torch.zeros_like(held_out, dtype=torch.int64)
+            for candidates in self.candidates[users].split(columns, dim=1):
+                scores = _scores(model, users, candidates)
+                for part in (0, 1):
+                    target = held_out[:, part : part + 1]
+                    lower[:, part] += torch.count_nonzero(scores < target, dim=1)
+            ranks.append(1 + num_candidates - lower)
         model.train(was_training)
-        valid, test = torch.cat(ranks, dim=1).cpu()
+        valid, test = torch.cat(ranks).T.cpu()
         return {"valid": valid, "test": test}
 
     def evaluate(self, model: nn.Module) -> tuple[dict[str, float], dict[str, Tensor]]:
@@ -63,6 +63,14 @@ class Evaluator:
             for name, value in metrics(ranks[part]).items()
         }
         return values, ranks
+
+
+def _scores(model: nn.Module, users: slice, items: Tensor) -> Tensor:
+    """Return the scores of ``(B, K)`` items for a range of B users, by factors where there are."""
+    factors = model.factors()
+    if factors:
+        return sampled_product(factors[0][users], factors[1], items)
+    return model.score(torch.arange(users.start, users.stop, device=items.device), items)
 
 
 def sampled_product(users: Tensor, items: Tensor, columns: Tensor) -> Tensor:

@@ -1,0 +1,99 @@
+"""What the project says of itself is so: results, layout, imports."""
+
+import ast
+import csv
+import re
+import subprocess
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from experiments.results import read_curves, read_published_curves, read_runs, results_table
+from Utils.selection import Selection
+
+README = (ROOT / "README.md").read_text()
+
+
+def committed() -> list[dict]:
+    """Return the runs that are under version control, not those that somebody has just made."""
+    git = ["git", "-C", str(ROOT), "ls-files", "logs"]
+    tracked = subprocess.run(git, capture_output=True, text=True, check=True).stdout.split()
+    runs = read_runs(ROOT / "logs")
+    return [r for r in runs if f"{r['folder'].relative_to(ROOT)}/summary.json" in tracked]
+
+
+def test_the_readmes_results_are_those_of_the_logs():
+    block = README.split("<!-- results -->")[1].split("<!-- end of results -->")[0]
+    assert block.strip() == results_table(committed()).strip()
+
+
+@pytest.mark.parametrize("run", committed(), ids=lambda run: str(run["folder"].relative_to(ROOT)))
+def test_a_kept_summary_follows_from_its_curve(run):
+    columns = read_curves(run["folder"] / "metrics.csv")
+    assert columns["epoch"].tolist() == list(range(run["epochs"]))
+    selection = Selection(run["selection"])
+    for epoch in range(run["epochs"]):
+        assert epoch == 0 or not selection.stops(epoch - 1)
+        selection.update(epoch, {name: values[epoch] for name, values in columns.items()})
+    assert selection.stops(run["epochs"] - 1)
+    assert run["best_epoch"] == selection.best_epoch
+    for name, value in run["test"].items():
+        epoch = selection.epoch_for(int(name.split("@")[1]))
+        assert value == pytest.approx(columns[f"test_{name}"][epoch], abs=1e-5)
+
+
+def test_the_table_is_mean_and_standard_deviation():
+    base = {"dataset": "D", "selection": "paper", "model": "BPR", "method": "no_KD", "name": ""}
+    base |= {"dim": 20, "num_parameters": 608_000}
+    names = ("H@5", "N@5", "M@5", "H@10", "N@10", "H@20", "N@20")
+    runs = [
+        base | {"split": f"seed{i}", "test": dict.fromkeys(names, value)}
+        for i, value in enumerate((0.4, 0.5))
+    ]
+    runs.append(base | {"split": "published", "name": "x", "test": dict.fromkeys(names, 0.3)})
+    lines = results_table(runs).splitlines()
+    assert len(lines) == 4
+    assert "0.608 M" in lines[2]
+    assert lines[2].count("0.4500 ± 0.0707") == 7
+    assert "no_KD-x" in lines[3]
+    assert lines[3].count("0.3000 ") == 7
+
+
+def test_published_curves_are_read_by_method(tmp_path):
+    path = tmp_path / "curves.csv"
+    with open(path, "w") as file:
+        rows = [["method", "epoch", "train_loss"], ["A", 0, 3.5], ["B", 0, 1], ["A", 1, 2]]
+        csv.writer(file).writerows(rows)
+    found = read_published_curves(path, "A")
+    assert found.keys() == {"epoch", "train_loss"}
+    assert np.array_equal(found["train_loss"], [3.5, 2])
+
+
+def test_the_readmes_layout_names_every_file():
+    layout = README.split("## Layout")[1].split("## Cite")[0]
+    for folder in ("", "Models", "Utils"):
+        for path in (ROOT / folder).glob("*.py"):
+            assert path.name == "__init__.py" or path.name in layout, path
+
+
+def test_imports_point_one_way():
+    """Scripts and distillers may import from Models, Models from Utils, and not the other way."""
+    forbidden = {
+        "Utils": ("Models", "main_", "experiments"),
+        "Models": ("main_", "experiments", "Models.distillers"),
+    }
+    for folder, names in forbidden.items():
+        for path in (ROOT / folder).glob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+                if isinstance(node, ast.Import):
+                    modules = [alias.name for alias in node.names]
+                assert not any(m.startswith(names) for m in modules), f"{path.name}: {modules}"
+
+
+def test_the_readmes_commands_exist():
+    for script in re.findall(r"python (\S+\.py)", README):
+        assert (ROOT / script).exists(), script
+    for module in re.findall(r"python -m (experiments\S+\b)", README):
+        assert (ROOT / (module.replace(".", "/") + ".py")).exists(), module
