@@ -207,12 +207,11 @@ class Run:
 
     def _greet(self) -> None:
         settings = " ".join(f"{key}={value}" for key, value in asdict(self.args).items())
-        parameters = sum(p.numel() for p in self.model.parameters())
         self._say(f"{self.script}: {settings}")
         self._say(self.split.describe())
         self._say(
-            f"{self.args.model} d={self.args.dim}: {parameters:,} parameters, on "
-            f"{self._describe_device()} with {torch.get_num_threads()} threads, to {self.logs}"
+            f"{self.args.model} d={self.args.dim}: {self.model.num_parameters():,} parameters, on "
+            f"{self._describe_device()} (CPU threads: {torch.get_num_threads()}), to {self.logs}"
         )
         if self.history:
             self._say(f"resumed after epoch {len(self.history) - 1}")
@@ -381,7 +380,7 @@ class Run:
             "epochs": len(self.history),
             "valid": chosen("valid"),
             "test": chosen("test"),
-            "num_parameters": sum(p.numel() for p in self.model.parameters()),
+            "num_parameters": self.model.num_parameters(),
             "train_seconds": round(self.seconds["train"], 2),
             "eval_seconds": round(self.seconds["eval"], 2),
             "peak_rss_mb": round(peak / (1024**2 if sys.platform == "darwin" else 1024)),
@@ -419,6 +418,8 @@ def _check(args: Any) -> None:
         raise UserError(f"--reg {args.reg} is out of range; use 0 or more, such as 0.001")
     if args.max_epoch < 1:
         raise UserError(f"--max_epoch {args.max_epoch} is out of range; use 1 or more")
+    if args.resume and args.overwrite:
+        raise UserError("--resume goes on and --overwrite starts again; use one of them")
     if not re.fullmatch(r"[\w.-]*", args.name):
         raise UserError(f"--name {args.name!r} becomes part of a path; use letters, digits, _ . -")
 

@@ -255,6 +255,8 @@ def test_an_unfinished_run_is_not_lost_by_accident(workdir, monkeypatch):
     run_until(2, monkeypatch, overwrite=True)
     with pytest.raises(UserError, match="unfinished run; --resume goes on, --overwrite starts"):
         main(small())
+    with pytest.raises(UserError, match="use one of them"):
+        main(small(resume=True, overwrite=True))
     main(small(resume=True))
     assert (read(workdir, "metrics.csv"), read(workdir, "best.pt")) == whole
     assert "resumed after epoch" in read(workdir, "train.log").decode()

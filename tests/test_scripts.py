@@ -80,6 +80,31 @@ def test_an_error_of_the_user_is_one_line(workdir):
     assert not (workdir / "logs").exists()
 
 
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--dim", "0"], ["--dim 0 is out of range"]),
+        (["--lr", "-1"], ["--lr -1.0 is out of range"]),
+        (["--batch_size", "0"], ["--batch_size 0 is out of range"]),
+        (["--seed", "-1"], ["--seed -1 is out of range"]),
+        (["--lr", "1e38"], ["epoch ", "batch ", "train_loss is ", "smaller --lr"]),
+    ],
+)
+def test_a_setting_that_cannot_work_is_one_line(workdir, flags, words):
+    assert_refused(run_script("main_no_KD.py", *SMALL, *flags, cwd=workdir), *words)
+
+
+def test_a_checkpoint_cut_short_is_one_line(workdir):
+    process = start_script("main_no_KD.py", *SMALL, cwd=workdir)
+    _wait_for_epochs(workdir, 3)
+    process.kill()
+    process.communicate()
+    (path,) = (workdir / "checkpoints").rglob("last.pt")
+    path.write_bytes(path.read_bytes()[:1000])
+    result = run_script("main_no_KD.py", *SMALL, "--resume", cwd=workdir)
+    assert_refused(result, "last.pt: cut short", "--overwrite starts again")
+
+
 def test_the_environment_names_the_data_folder_and_a_flag_overrides_it(workdir):
     environment = os.environ | {"RECDISTILL_DATA": "elsewhere"}
     flags = ("--split", "published")
