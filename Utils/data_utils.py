@@ -352,8 +352,9 @@ def load_split(dataset: str, split: str, seed: int, data_dir: str) -> LeaveOneOu
     path = folder / f"loo_seed{seed}.npz"
     if path.exists():
         kept = LeaveOneOutSplit.load(path)
-        if kept.source_sha256 != interactions.sha256:
-            raise UserError(f"{path}: made from another raw file; delete it to make it anew")
+        found = (kept.dataset, kept.name, kept.source_sha256)
+        if found != (dataset, f"seed{seed}", interactions.sha256):
+            raise UserError(f"{path}: of another raw file or seed; delete it to make it anew")
         return kept
     made = leave_one_out(interactions, seed, dataset)
     try:
@@ -392,7 +393,7 @@ def download(url: str, sha256: str, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()
     total = int(response.headers.get("Content-Length", 0)) or None
-    bar = tqdm(desc=f"download {path.name}", total=total, unit="B", unit_scale=True)
+    bar = tqdm(desc=f"download {url}", total=total, unit="B", unit_scale=True, disable=None)
     with response, bar, write_whole(path) as file:
         try:
             while chunk := response.read(1 << 16):

@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from Utils.evaluation import METRICS
 from Utils.settings import launch
-
-SHOWN = ("H@5", "N@5", "M@5", "H@10", "N@10", "H@20", "N@20")
 
 
 def read_runs(logs: Path) -> list[dict[str, Any]]:
@@ -46,12 +45,22 @@ def results_table(runs: list[dict[str, Any]]) -> str:
         method = f"{run['method']}-{run['name']}" if run["name"] else run["method"]
         key = (run["dataset"], kind, run["selection"], run["model"], -run["dim"], method)
         groups[key].append(run)
-    head = ["data set", "split", "selection", "model", "d", "parameters", "method", "runs", *SHOWN]
+    head = [
+        "data set",
+        "split",
+        "selection",
+        "model",
+        "d",
+        "parameters",
+        "method",
+        "runs",
+        *METRICS,
+    ]
     lines = [head, ["---"] * len(head)]
     for (dataset, kind, selection, model, dim, method), members in sorted(groups.items()):
         parameters = f"{members[0]['num_parameters'] / 1e6:.3f} M"
         row = [dataset, kind, selection, model, str(-dim), parameters, method, str(len(members))]
-        for metric in SHOWN:
+        for metric in METRICS:
             values = np.array([member["test"][metric] for member in members])
             spread = f" ± {values.std(ddof=1):.4f}" if len(values) > 1 else ""
             row.append(f"{values.mean():.4f}{spread}")

@@ -10,6 +10,7 @@ import pytest
 from conftest import ROOT
 
 from experiments.results import read_curves, read_published_curves, read_runs, results_table
+from Utils.evaluation import METRICS
 from Utils.selection import Selection
 
 README = (ROOT / "README.md").read_text()
@@ -46,18 +47,17 @@ def test_a_kept_summary_follows_from_its_curve(run):
 def test_the_table_is_mean_and_standard_deviation():
     base = {"dataset": "D", "selection": "paper", "model": "BPR", "method": "no_KD", "name": ""}
     base |= {"dim": 20, "num_parameters": 608_000}
-    names = ("H@5", "N@5", "M@5", "H@10", "N@10", "H@20", "N@20")
     runs = [
-        base | {"split": f"seed{i}", "test": dict.fromkeys(names, value)}
+        base | {"split": f"seed{i}", "test": dict.fromkeys(METRICS, value)}
         for i, value in enumerate((0.4, 0.5))
     ]
-    runs.append(base | {"split": "published", "name": "x", "test": dict.fromkeys(names, 0.3)})
+    runs.append(base | {"split": "published", "name": "x", "test": dict.fromkeys(METRICS, 0.3)})
     lines = results_table(runs).splitlines()
     assert len(lines) == 4
     assert "0.608 M" in lines[2]
-    assert lines[2].count("0.4500 ± 0.0707") == 7
+    assert lines[2].count("0.4500 ± 0.0707") == 9
     assert "no_KD-x" in lines[3]
-    assert lines[3].count("0.3000 ") == 7
+    assert lines[3].count("0.3000 ") == 9
 
 
 def test_published_curves_are_read_by_method(tmp_path):

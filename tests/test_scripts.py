@@ -11,6 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import ROOT, assert_refused, run_script, start_script
 
 SCRIPTS = sorted(path.name for path in ROOT.glob("main_*.py"))
@@ -181,7 +182,7 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(workdir):
     whole, killed = workdir / "whole", workdir / "killed"
     whole.mkdir()
     killed.mkdir()
-    flags = (*SMALL, "--dim", "64", "--max_epoch", "80", "--patience", "80")
+    flags = (*SMALL, "--dim", "64", "--max_epoch", "160", "--patience", "160")
     assert run_script("main_no_KD.py", *flags, cwd=whole).returncode == 0
     for attempt in range(5):
         process = start_script("main_no_KD.py", *flags, "--resume", cwd=killed)
@@ -195,4 +196,10 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(workdir):
     for name in ("metrics.csv", "best.pt", "ranks.npz"):
         (expected,), (found,) = whole.rglob(name), killed.rglob(name)
         assert found.read_bytes() == expected.read_bytes(), name
+    (expected,), (found,) = (
+        [torch.load(path, weights_only=True) for path in folder.rglob("last.pt")]
+        for folder in (whole, killed)
+    )
+    for key in ("modules", "optimizer", "history"):
+        torch.testing.assert_close(found[key], expected[key], rtol=0, atol=0)
     assert not list(killed.rglob(".*.tmp"))
