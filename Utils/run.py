@@ -300,7 +300,9 @@ class Run:
             )
         return dict(zip(names, losses.mean(dim=0).tolist(), strict=True))
 
-    def _report(self, losses: dict[str, float], metrics: dict[str, float], took: Any) -> None:
+    def _report(
+        self, losses: dict[str, float], metrics: dict[str, float], took: dict[str, float]
+    ) -> None:
         shown = [f"{name} {value:.4f}" for name, value in losses.items()]
         shown += [f"{part} H@5 {metrics[f'{part}_H@5']:.4f}" for part in ("valid", "test")]
         self.bar.set_postfix_str(", ".join(shown[:-1]), refresh=False)
