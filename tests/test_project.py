@@ -18,9 +18,12 @@ README = (ROOT / "README.md").read_text()
 
 def committed() -> list[dict]:
     """Return the runs that are under version control, not those that somebody has just made."""
-    git = ["git", "-C", str(ROOT), "ls-files", "logs"]
-    tracked = subprocess.run(git, capture_output=True, text=True, check=True).stdout.split()
     runs = read_runs(ROOT / "logs")
+    git = ["git", "-C", str(ROOT), "ls-files", "logs"]
+    listing = subprocess.run(git, capture_output=True, text=True)
+    if listing.returncode:  # no repository, so nobody has added to what was unpacked
+        return runs
+    tracked = listing.stdout.split()
     return [r for r in runs if f"{r['folder'].relative_to(ROOT)}/summary.json" in tracked]
 
 
