@@ -2,29 +2,24 @@
 # make test: set up, then formatter, linter and tests
 
 PYTHON ?= python3
-SHARED := ../shared
 
-# Real data and published curves, where they are at hand; without them those tests are skipped.
-export RECDISTILL_REFERENCE ?= $(wildcard $(abspath $(SHARED))/reference)
+# The notebook lays published curves beside ours where they are at hand.
+export RECDISTILL_REFERENCE ?= $(wildcard $(abspath ../shared/reference))
 
 .PHONY: demo test
-demo: .venv/.installed
+demo: .venv/requirements.installed
 	.venv/bin/python main_no_KD.py --dataset synthetic --dim 200 --overwrite
 	.venv/bin/python main_no_KD.py --dataset synthetic --dim 20 --overwrite
 	@echo
 	@.venv/bin/python -m experiments.results --dataset synthetic
 
-test: .venv/.installed-dev
+test: .venv/requirements-dev.installed
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/python -m pytest
 
-.venv/.installed: requirements.txt
+.venv/requirements-dev.installed: requirements.txt
+.venv/%.installed: %.txt
 	$(PYTHON) -m venv .venv
-	.venv/bin/pip install --quiet --requirement requirements.txt
-	touch $@
-
-.venv/.installed-dev: requirements.txt requirements-dev.txt
-	$(PYTHON) -m venv .venv
-	.venv/bin/pip install --quiet --requirement requirements-dev.txt
+	.venv/bin/pip install --quiet --requirement $<
 	touch $@

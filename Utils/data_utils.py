@@ -27,9 +27,8 @@ SPLIT_FORMAT = "recdistill leave-one-out split 1"
 
 @dataclass(frozen=True)
 class Source:
-    """A public interaction file: where it is, what its bytes hash to, which users are kept."""
+    """A public ``users.dat``: where it is, what its bytes hash to, which users are kept."""
 
-    file: str
     url: str
     sha256: str
     min_count: int  # users with fewer distinct items are dropped
@@ -37,13 +36,11 @@ class Source:
 
 SOURCES = {
     "CiteULike": Source(
-        file="users.dat",
         url="https://raw.githubusercontent.com/js05212/citeulike-t/HEAD/users.dat",
         sha256="02d5d429b2c0362e0ed79f6ef204666b4092563d21493abf4dfb521e8a7078bf",
         min_count=5,
     ),
     "Foursquare": Source(
-        file="users.dat",
         url="https://raw.githubusercontent.com/hieunm44/hyperkdma/HEAD/datasets/Foursquare/users.dat",
         sha256="808c42ee414bdef5990e4f61143e2e02f1d266c59b303f37b4050a99d2536c78",
         min_count=10,
@@ -113,12 +110,13 @@ def read_users_dat(path: Path, min_count: int) -> Interactions:
         With ``file:line``, for a count that does not match, a token that is not a number, or a
         negative id; also for an empty file and when no user has ``min_count`` items.
     """
-    lines = _read_bytes(path).splitlines()
-    if not lines:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot read ({error.strerror}); put the file there") from error
+    if not content:
         raise UserError(f"{path}: the file is empty; put the complete file there")
-    rows = [
-        _items_of(line, f"{path}:{number}", number) for number, line in enumerate(lines, start=1)
-    ]
+    rows = [_items_of(line, f"{path}:{n}") for n, line in enumerate(content.splitlines(), 1)]
     distinct = [list(dict.fromkeys(row)) for row in rows]
     repeats = sum(map(len, rows)) - sum(map(len, distinct))
     if repeats:
@@ -127,17 +125,11 @@ def read_users_dat(path: Path, min_count: int) -> Interactions:
     counts = [len(row) for row in distinct]
     users = np.repeat(np.arange(len(counts)), counts)
     items = np.fromiter((item for row in distinct for item in row), np.int64, sum(counts))
-    return Interactions.from_pairs(users, items, min_count, sha256_of(path), where=path)
+    digest = hashlib.sha256(content).hexdigest()
+    return Interactions.from_pairs(users, items, min_count, digest, where=path)
 
 
-def _read_bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot read ({error.strerror}); put the file there") from error
-
-
-def _items_of(line: bytes, where: str, number: int) -> list[int]:
+def _items_of(line: bytes, where: str) -> list[int]:
     """Parse one line of ``users.dat`` and return its items."""
     values = []
     for token in line.split():
@@ -358,9 +350,8 @@ def load_split(dataset: str, split: str, seed: int, data_dir: str) -> LeaveOneOu
         return kept
     made = leave_one_out(interactions, seed, dataset)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         made.save(path)
-    except (OSError, UserError) as error:  # the same split can be drawn again at any time
+    except UserError as error:  # the same split can be drawn again at any time
         warn(f"the split is not kept: {error}")
     return made
 
@@ -370,9 +361,9 @@ def load_interactions(dataset: str, data_dir: str) -> Interactions:
     if dataset == SYNTHETIC:
         users, items = synthetic_pairs()
         digest = hashlib.sha256(users.tobytes() + items.tobytes()).hexdigest()
-        return Interactions.from_pairs(users, items, 5, digest, where=SYNTHETIC)
+        return Interactions.from_pairs(users, items, 1, digest, where=SYNTHETIC)
     source = SOURCES[dataset]
-    path = Path(data_dir) / dataset / source.file
+    path = Path(data_dir) / dataset / "users.dat"
     if not path.exists():
         download(source.url, source.sha256, path)
     interactions = read_users_dat(path, source.min_count)
@@ -390,23 +381,27 @@ def download(url: str, sha256: str, path: Path) -> None:
         if isinstance(error, urllib.error.HTTPError):
             error.close()  # it is an open response, too
         raise UserError(f"{path}: no such file, and no download ({error}); {remedy}") from error
-    path.parent.mkdir(parents=True, exist_ok=True)
+    print(f"{path}: no such file, so it is downloaded from {url}")
     digest = hashlib.sha256()
     total = int(response.headers.get("Content-Length", 0)) or None
-    bar = tqdm(desc=f"download {url}", total=total, unit="B", unit_scale=True, disable=None)
+    bar = tqdm(desc=path.name, total=total, unit="B", unit_scale=True, disable=None)
     with response, bar, write_whole(path) as file:
-        try:
-            while chunk := response.read(1 << 16):
-                file.write(chunk)
-                digest.update(chunk)
-                bar.update(len(chunk))
-        except (TimeoutError, ConnectionError, http.client.HTTPException) as error:
-            raise UserError(f"{path}: the download broke off ({error}); {remedy}") from error
+        while chunk := _receive(response, f"{path}: the download broke off; {remedy}"):
+            file.write(chunk)
+            digest.update(chunk)
+            bar.update(len(chunk))
         if digest.hexdigest() != sha256:
             raise UserError(
                 f"{path}: the download broke off or is another file (its sha256 differs) and is "
                 f"not kept; {remedy}"
             )
+
+
+def _receive(response: http.client.HTTPResponse, complaint: str) -> bytes:
+    try:
+        return response.read(1 << 16)
+    except (OSError, http.client.HTTPException) as error:  # the network's errors, not the disk's
+        raise UserError(complaint) from error
 
 
 def warn(text: str) -> None:

@@ -26,7 +26,8 @@ class PairSampler:
         users, items = torch.from_numpy(split.train_users), torch.from_numpy(split.train_items)
         if torch.bincount(users).max() >= split.num_items:
             raise UserError(f"{split.dataset}: a user has all items, so no negative can be drawn")
-        self.keys = (users * split.num_items + items).sort().values.to(device)  # (n,)
+        keys = (users * split.num_items + items).sort().values.to(device)
+        self.keys, self.users, self.items = keys, keys // split.num_items, keys % split.num_items
         self.num_items, self.batch_size, self.seed = split.num_items, batch_size, seed
 
     def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -34,13 +35,11 @@ class PairSampler:
         generator = torch_generator(self.seed, "batches", epoch, self.keys.device)
         order = torch.randperm(len(self.keys), generator=generator, device=self.keys.device)
         negatives = self._negatives(generator)
-        users, positives = self.keys // self.num_items, self.keys % self.num_items
-        columns = (users[order], positives[order], negatives[order])
+        columns = (self.users[order], self.items[order], negatives[order])
         yield from zip(*(column.split(self.batch_size) for column in columns), strict=True)
 
     def _negatives(self, generator: torch.Generator) -> Tensor:
         """Return a non-training item for each training pair, ``(n,)``, by rejection."""
-        row_keys = self.keys // self.num_items * self.num_items  # the key of (user, item 0)
         negatives = torch.empty_like(self.keys)
         todo = torch.arange(len(self.keys), device=self.keys.device)
         while len(todo):
@@ -48,7 +47,7 @@ class PairSampler:
                 self.num_items, todo.shape, generator=generator, device=todo.device
             )
             negatives[todo] = draws
-            todo = todo[self._is_training_pair(row_keys[todo] + draws)]
+            todo = todo[self._is_training_pair(self.users[todo] * self.num_items + draws)]
         return negatives
 
     def _is_training_pair(self, keys: Tensor) -> Tensor:

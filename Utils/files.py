@@ -19,7 +19,7 @@ from Utils.errors import UserError
 
 @contextlib.contextmanager
 def write_whole(path: Path) -> Iterator[BinaryIO]:
-    """Open a temporary file beside ``path`` that takes its name once it is complete and on disk.
+    """Open a temporary file that takes the name ``path`` once it is complete and on disk.
 
     Raises
     ------
@@ -28,6 +28,7 @@ def write_whole(path: Path) -> Iterator[BinaryIO]:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with open(temporary, "wb") as file:
                 yield file

@@ -6,7 +6,6 @@ checkpoints/<the same>/                                           best.pt, last.
 """
 
 import contextlib
-import json
 import platform
 import re
 import resource
@@ -139,7 +138,7 @@ class Run:
         if not path.exists():
             return False
         self._refuse_other_settings()
-        summary = json.loads(path.read_text())
+        summary = read_json(path)
         print(
             f"{self.logs} holds this run, finished: test H@5 {summary['test']['H@5']:.4f} at epoch "
             f"{summary['best_epoch']} of {summary['epochs']}. Nothing to do; --overwrite starts "
@@ -185,7 +184,7 @@ class Run:
         config = {
             "format": FORMAT,
             "script": self.script,
-            "command": _command(),
+            "command": _command(self.script),
             "settings": asdict(self.args),
             "data": {
                 "source_sha256": self.split.source_sha256,
@@ -243,7 +242,7 @@ class Run:
                     self._save()
                     raise UserError(
                         f"interrupted; epochs up to {epoch} are kept, and this goes on: "
-                        f"{_command('--resume')}"
+                        f"{_command(sys.argv[0], '--resume')}"
                     )
         self._save()
         self._summarize()
@@ -307,7 +306,7 @@ class Run:
         shown += [f"{part} H@5 {metrics[f'{part}_H@5']:.4f}" for part in ("valid", "test")]
         self.bar.set_postfix_str(", ".join(shown[:-1]), refresh=False)
         self.bar.update()
-        seconds = f"{took['train']:.2f} s + {took['eval']:.2f} s"
+        seconds = f"{took['train']:.3f} s + {took['eval']:.3f} s"
         self._say("  ".join([f"epoch {len(self.history) - 1:4d}", *shown, seconds]), _is_plain())
 
     def _say(self, text: str, show: bool = True) -> None:
@@ -433,10 +432,10 @@ def _empty(folder: Path) -> None:
             path.unlink()
 
 
-def _command(*more: str) -> str:
-    """Return the command that started this process, with ``more`` in place of ``--overwrite``."""
-    arguments = [a for a in sys.argv[1:] if a not in ("--overwrite", *more)]
-    return shlex.join(["python", Path(sys.argv[0]).name, *arguments, *more])
+def _command(script: str, *more: str) -> str:
+    """Return the shell command for ``script`` with this process's flags and ``more``."""
+    flags = [flag for flag in sys.argv[1:] if flag not in ("--overwrite", *more)]
+    return shlex.join(["python", script, *flags, *more])
 
 
 def _git_commit() -> str | None:

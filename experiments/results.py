@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from Utils.errors import UserError
 from Utils.evaluation import METRICS
 from Utils.settings import launch
 
@@ -45,18 +46,8 @@ def results_table(runs: list[dict[str, Any]]) -> str:
         method = f"{run['method']}-{run['name']}" if run["name"] else run["method"]
         key = (run["dataset"], kind, run["selection"], run["model"], -run["dim"], method)
         groups[key].append(run)
-    head = [
-        "data set",
-        "split",
-        "selection",
-        "model",
-        "d",
-        "parameters",
-        "method",
-        "runs",
-        *METRICS,
-    ]
-    lines = [head, ["---"] * len(head)]
+    names = ["data set", "split", "selection", "model", "d", "parameters", "method", "runs"]
+    rows = [names + METRICS]
     for (dataset, kind, selection, model, dim, method), members in sorted(groups.items()):
         parameters = f"{members[0]['num_parameters'] / 1e6:.3f} M"
         row = [dataset, kind, selection, model, str(-dim), parameters, method, str(len(members))]
@@ -64,13 +55,10 @@ def results_table(runs: list[dict[str, Any]]) -> str:
             values = np.array([member["test"][metric] for member in members])
             spread = f" ± {values.std(ddof=1):.4f}" if len(values) > 1 else ""
             row.append(f"{values.mean():.4f}{spread}")
-        lines.append(row)
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    lines[1] = ["-" * width for width in widths]
-    return "\n".join(
-        "| " + " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) + " |"
-        for line in lines
-    )
+        rows.append(row)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows.insert(1, ["-" * width for width in widths])
+    return "\n".join("| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows)
 
 
 @dataclass
@@ -86,7 +74,9 @@ class Settings:
 def main(args: Settings) -> None:
     """Print the table."""
     runs = [run for run in read_runs(args.logs) if args.dataset in (None, run["dataset"])]
-    print(results_table(runs) if runs else f"{args.logs}: no finished run")
+    if not runs:
+        raise UserError(f"{args.logs}: no finished run of {args.dataset or 'any data set'}")
+    print(results_table(runs))
 
 
 if __name__ == "__main__":

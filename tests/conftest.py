@@ -23,7 +23,7 @@ def real_file(*parts: str) -> Path:
     for folder in folders:
         if folder.joinpath(*parts).exists():
             return folder.joinpath(*parts)
-    pytest.skip(f"{'/'.join(parts)} is not at hand; put it into datasets/")
+    pytest.skip(f"{'/'.join(parts)} is not at hand")
 
 
 @pytest.fixture(scope="session")

@@ -311,9 +311,25 @@ def test_a_bad_download_leaves_nothing(server, tmp_path, page, words):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_download_into_a_folder_that_cannot_be_made_is_one_line(server, tmp_path):
+    (tmp_path / "data").write_text("a file where the folder should be")
+    with pytest.raises(UserError, match=r"data/CiteULike/users\.dat: cannot write"):
+        download(f"{server}/users.dat", "0" * 64, tmp_path / "data/CiteULike/users.dat")
+
+
+def test_a_connection_that_breaks_is_not_taken_for_a_full_disk(server, tmp_path, monkeypatch):
+    def broken(*_):
+        raise ConnectionResetError(104, "Connection reset by peer")
+
+    monkeypatch.setattr("http.client.HTTPResponse.read", broken)
+    with pytest.raises(UserError, match="the download broke off; put the file from"):
+        download(f"{server}/users.dat", "0" * 64, tmp_path / "users.dat")
+    assert not list(tmp_path.iterdir())
+
+
 def test_without_a_network_one_line_says_what_to_put_where(workdir, monkeypatch):
     source = SOURCES["CiteULike"]
-    closed = data_utils.Source(source.file, "http://127.0.0.1:1/users.dat", source.sha256, 5)
+    closed = data_utils.Source("http://127.0.0.1:1/users.dat", source.sha256, 5)
     monkeypatch.setitem(SOURCES, "CiteULike", closed)
     with pytest.raises(UserError, match=r"data/CiteULike/users\.dat: no such file.*put the file"):
         load_split("CiteULike", "seed", 0, "data")
@@ -324,7 +340,7 @@ def test_a_missing_file_is_downloaded_and_used(server, workdir, monkeypatch, cap
     lines = "".join(f"5 {' '.join(str(5 * n + k) for k in range(5))}\n" for n in range(200))
     monkeypatch.setattr("test_data.CONTENT", lines.encode())
     digest = hashlib.sha256(lines.encode()).hexdigest()
-    source = data_utils.Source("users.dat", f"{server}/users.dat", digest, 5)
+    source = data_utils.Source(f"{server}/users.dat", digest, 5)
     monkeypatch.setitem(SOURCES, "CiteULike", source)
     assert load_split("CiteULike", "seed", 0, "data").num_users == 200
     (workdir / "data/CiteULike/users.dat").write_text(lines + "5 1 2 3 4 5\n")

@@ -102,6 +102,14 @@ def test_factors_and_scores_give_the_same_ranks(split):
     assert torch.equal(fast["test"], slow["test"])
 
 
+def test_factors_are_computed_once_an_evaluation(split, monkeypatch):
+    model = build_model("BPR", split.num_users, split.num_items, 16, seed=0)
+    tables, calls = model.factors(), []  # of a graph model, each call would be a propagation
+    monkeypatch.setattr(model, "factors", lambda: calls.append(1) or tables)
+    Evaluator(split, "cpu").ranks(model)
+    assert len(calls) == 1
+
+
 def test_evaluation_leaves_the_mode_as_it_was(split):
     model = build_model("BPR", split.num_users, split.num_items, 4, seed=0)
     for training in (True, False):

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
+from experiments import results
 from experiments.results import read_curves, read_published_curves, read_runs, results_table
+from Utils.errors import UserError
 from Utils.evaluation import METRICS
 from Utils.selection import Selection
 
@@ -61,6 +63,11 @@ def test_the_table_is_mean_and_standard_deviation():
     assert lines[2].count("0.4500 ± 0.0707") == 9
     assert "no_KD-x" in lines[3]
     assert lines[3].count("0.3000 ") == 9
+
+
+def test_the_results_of_nothing_are_an_error(tmp_path):
+    with pytest.raises(UserError, match=f"{tmp_path}: no finished run of CiteULike"):
+        results.main(results.Settings(logs=tmp_path, dataset="CiteULike"))
 
 
 def test_published_curves_are_read_by_method(tmp_path):

@@ -166,8 +166,7 @@ def test_ctrl_c_keeps_the_last_whole_epoch_and_says_how_to_go_on(workdir):
     assert "Traceback" not in err
     last = err.strip().splitlines()[-1]
     assert "interrupted; epochs up to" in last
-    command = "python main_no_KD.py " + " ".join(flags) + " --resume"
-    assert last.endswith(command)
+    assert last.endswith(f"python {ROOT / 'main_no_KD.py'} {' '.join(flags)} --resume")
     epoch = int(last.split("epochs up to ")[1].split()[0])
     (metrics,) = (workdir / "logs").rglob("metrics.csv")
     assert metrics.read_text().splitlines()[-1].startswith(f"{epoch},")
