@@ -27,11 +27,12 @@ class BPR(Recommender):
         nn.init.normal_(self.item.weight, std=INIT_STD, generator=generator)
 
     def score(self, users: Tensor, items: Tensor) -> Tensor:
-        """Return inner products: ``(B,), (B,) -> (B,)`` or ``(B,), (B, K) -> (B, K)``."""
+        """Return inner products: ``(B,)`` and ``(B,)``, ``(B, K)`` or, for users, ``(B, K)``."""
         user, item = self.user(users), self.item(items)
-        if items.dim() == 1:
-            return (user * item).sum(dim=1)
-        return (item @ user.unsqueeze(2)).squeeze(2)
+        if user.dim() == item.dim():
+            return (user * item).sum(dim=-1)
+        one, many = (user, item) if user.dim() < item.dim() else (item, user)
+        return (many @ one.unsqueeze(2)).squeeze(2)
 
     def score_all(self, users: Tensor) -> Tensor:
         """Return inner products with all items: ``(B,) -> (B, num_items)``."""
@@ -49,7 +50,7 @@ class BPR(Recommender):
         return -F.logsigmoid(margin).sum()
 
     def representations(self, users: Tensor, items: Tensor) -> dict[str, Tensor]:
-        """Return the embeddings: two ``(B, d)``."""
+        """Return the embeddings: ``(B, d)`` for users, ``(C, d)`` for items."""
         return {"user": self.user(users), "item": self.item(items)}
 
     def factors(self) -> tuple[Tensor, Tensor]:

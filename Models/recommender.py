@@ -14,7 +14,11 @@ class Recommender(nn.Module, ABC):
 
     @abstractmethod
     def score(self, users: Tensor, items: Tensor) -> Tensor:
-        """Return differentiable logits: ``(B,), (B,) -> (B,)`` or ``(B,), (B, K) -> (B, K)``."""
+        """Return differentiable logits.
+
+        ``(B,), (B,) -> (B,)`` for pairs, ``(B,), (B, K) -> (B, K)`` for a list of items a user and
+        ``(B, K), (B,) -> (B, K)`` for a list of users an item.
+        """
 
     @abstractmethod
     def score_all(self, users: Tensor) -> Tensor:
@@ -26,10 +30,10 @@ class Recommender(nn.Module, ABC):
 
     @abstractmethod
     def representations(self, users: Tensor, items: Tensor) -> dict[str, Tensor]:
-        """Return the hidden layer that distillation matches, for ``(B,)`` users and items.
+        """Return the hidden layer that distillation matches.
 
-        ``{"user": (B, d), "item": (B, d)}`` where the two are encoded apart, ``{"pair": (B, d)}``
-        where they are encoded jointly.
+        Where the two are encoded apart, ``{"user": (B, d), "item": (C, d)}`` for ``(B,)`` users and
+        ``(C,)`` items; where they are encoded jointly, ``{"pair": (B, d)}`` for ``(B,)`` of each.
         """
 
     def factors(self) -> tuple[Tensor, Tensor] | None:
@@ -37,5 +41,5 @@ class Recommender(nn.Module, ABC):
         return None
 
     def num_parameters(self) -> int:
-        """Return the number of trainable parameters."""
-        return sum(p.numel() for p in self.parameters() if p.requires_grad)
+        """Return the number of parameters, frozen or not."""
+        return sum(p.numel() for p in self.parameters())

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -53,3 +54,28 @@ class PairSampler:
     def _is_training_pair(self, keys: Tensor) -> Tensor:
         place = torch.searchsorted(self.keys, keys).clamp_max_(len(self.keys) - 1)
         return self.keys[place] == keys
+
+
+def distinct(entities: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the distinct users or items of a batch and the weight of each, two ``(n,)``.
+
+    On a CPU every value comes once, with weight 1. Elsewhere, where their number is not known
+    without waiting for the device, repeats stay in and weigh 0.
+    """
+    if entities.device.type == "cpu":
+        values = entities.unique()
+        return values, torch.ones(len(values))
+    values = entities.flatten().sort().values
+    return values, (values.diff(prepend=values[:1] - 1) != 0).float()
+
+
+def chunks_of_pairs(
+    rows: np.ndarray, columns: np.ndarray, num_rows: int, size: int, device: torch.device | str
+) -> list[tuple[Tensor, Tensor]]:
+    """Return pairs by chunks of ``size`` rows: the rows, counted within the chunk, and columns."""
+    rows, columns = (torch.from_numpy(ids).to(device) for ids in (rows, columns))
+    order = rows.argsort(stable=True)
+    rows, columns = rows[order], columns[order]
+    counts = torch.bincount(rows, minlength=num_rows).split(size)
+    counts = [int(count.sum()) for count in counts]
+    return list(zip((rows % size).split(counts), columns.split(counts), strict=True))

@@ -102,8 +102,13 @@ def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
             raise OSError(None, str(error).splitlines()[0]) from error
 
 
-def read_checkpoint(path: Path, identity: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """Read what ``write_checkpoint`` wrote, if it is of this run.
+def read_checkpoint(
+    path: Path,
+    identity: dict[str, Any],
+    device: torch.device,
+    remedy: str = "use the checkpoint of this run, or --overwrite to start again",
+) -> dict[str, Any]:
+    """Read what ``write_checkpoint`` wrote, if it is what ``identity`` says; else say ``remedy``.
 
     Raises
     ------
@@ -115,14 +120,11 @@ def read_checkpoint(path: Path, identity: dict[str, Any], device: torch.device) 
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except Exception as error:  # a broken or foreign file makes torch raise one of many kinds
-        raise UserError(f"{path}: cut short or no checkpoint; --overwrite starts again") from error
+        raise UserError(f"{path}: cut short or no checkpoint; {remedy}") from error
     for key, expected in identity.items():
         found = content.get(key) if isinstance(content, dict) else None
         if found != expected:
-            raise UserError(
-                f"{path}: its {key} is {found}, not {expected}; use the checkpoint of this run, or "
-                f"--overwrite to start again"
-            )
+            raise UserError(f"{path}: its {key} is {found}, not {expected}; {remedy}")
     return content
 
 

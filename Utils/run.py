@@ -1,7 +1,8 @@
 """A run: its folder, epochs, optimiser step, early stopping, checkpoints, resume and progress.
 
 logs/<data set>/<model>-d<dim>/<method>[-<name>]/<split>/         kept: config.json, metrics.csv,
-                                                                  train.log, summary.json
+                                                                  train.log, summary.json,
+                                                                  <name>-epoch<n>.npz if wanted
 checkpoints/<the same>/                                           best.pt, last.pt, ranks.npz
 """
 
@@ -14,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, fields
 from math import isfinite
 from pathlib import Path
@@ -55,6 +56,7 @@ class Run:
     split : the data.
     model : the recommender that is trained, evaluated and kept.
     distillers : modules whose parameters are trained along and are not needed afterwards.
+    teacher : the ``Teacher`` that the distillers ask, for the record.
 
     Examples
     --------
@@ -72,9 +74,10 @@ class Run:
         split: LeaveOneOutSplit,
         model: nn.Module,
         *distillers: nn.Module,
+        teacher: Any = None,
     ) -> None:
         _check(args)
-        self.args, self.split, self.model = args, split, model
+        self.args, self.split, self.model, self.teacher = args, split, model, teacher
         self.modules = nn.ModuleList([model, *distillers])
         self.method, self.script = method, f"main_{method}.py"
         folder = run_folder(args, method, split.name)
@@ -87,6 +90,7 @@ class Run:
             "split_sha256": split.sha256,
             "model": args.model,
             "dim": args.dim,
+            "teacher_sha256": teacher.sha256 if teacher else None,
         }
         self.optimizer = DenseAdam(self.modules.parameters(), args.lr, weight_decay=args.reg)
         self.device = next(model.parameters()).device
@@ -95,6 +99,7 @@ class Run:
         self.history: list[dict[str, float]] = []  # a row of metrics.csv an epoch
         self.seconds = {"train": 0.0, "eval": 0.0}
         self.losses: Tensor | None = None  # (batches or more, parts), on the device
+        self.part_names: list[str] = []
         self.num_batches = 0  # of this epoch so far
         self.best: dict[str, Any] | None = None  # best weights and ranks not yet on disk
         self.saved_at, self.saving_took = -float("inf"), 0.0
@@ -110,7 +115,7 @@ class Run:
             if self.args.overwrite:
                 _empty(self.logs)
                 _empty(self.checkpoints)
-            self.finished = self._is_finished()
+            self.finished = is_finished(self.method, self.args, self.split)
             if not self.finished:
                 self._start(stack)
             self.stack = stack.pop_all()
@@ -132,36 +137,6 @@ class Run:
         handler = signal.signal(signal.SIGINT, self._on_interrupt)
         stack.callback(signal.signal, signal.SIGINT, handler)
 
-    def _is_finished(self) -> bool:
-        """Return whether the folder holds a finished run of these settings; say so if it does."""
-        path = self.logs / "summary.json"
-        if not path.exists():
-            return False
-        self._refuse_other_settings()
-        summary = read_json(path)
-        print(
-            f"{self.logs} holds this run, finished: test H@5 {summary['test']['H@5']:.4f} at epoch "
-            f"{summary['best_epoch']} of {summary['epochs']}. Nothing to do; --overwrite starts "
-            f"again, --name NAME keeps both."
-        )
-        return True
-
-    def _refuse_other_settings(self) -> None:
-        """Raise if the folder was made with other hyperparameters than these."""
-        theirs = read_json(self.logs / "config.json")["settings"]
-        ours = asdict(self.args)
-        free = {field.name for field in fields(RunSettings)}
-        differing = [
-            f"{key} {theirs.get(key)} (now {ours.get(key)})"
-            for key in ours.keys() | theirs.keys()
-            if key not in free and theirs.get(key) != ours.get(key)
-        ]
-        if differing:
-            raise UserError(
-                f"{self.logs}: holds a run with {', '.join(sorted(differing))}; "
-                f"use --name NAME for a folder of its own, or --overwrite"
-            )
-
     def _resume(self) -> bool:
         """Load the last checkpoint, if there is one and it is wanted."""
         path = self.checkpoints / "last.pt"
@@ -171,7 +146,7 @@ class Run:
             raise UserError(
                 f"{self.logs}: holds an unfinished run; --resume goes on, --overwrite starts again"
             )
-        self._refuse_other_settings()
+        _refuse_other_settings(self.logs, self.args)
         last = read_checkpoint(path, self.identity, self.device)
         self.modules.load_state_dict(last["modules"])
         self.optimizer.load_state_dict(last["optimizer"])
@@ -198,6 +173,7 @@ class Run:
                 "torch": torch.__version__,
                 "numpy": np.__version__,
             },
+            "teacher": self._describe_teacher() if self.teacher else None,
             "git_commit": _git_commit(),
             "device": self._describe_device(),
             "threads": torch.get_num_threads(),
@@ -212,8 +188,18 @@ class Run:
             f"{self.args.model} d={self.args.dim}: {self.model.num_parameters():,} parameters, on "
             f"{self._describe_device()} (CPU threads: {torch.get_num_threads()}), to {self.logs}"
         )
+        if self.teacher:
+            self._say(self.teacher.describe())
         if self.history:
             self._say(f"resumed after epoch {len(self.history) - 1}")
+
+    def _describe_teacher(self) -> dict[str, Any]:
+        return {
+            "path": str(self.teacher.path),
+            "sha256": self.teacher.sha256,
+            "dim": self.teacher.model.dim,
+            "metrics": {name: round(value, 6) for name, value in self.teacher.metrics.items()},
+        }
 
     def _describe_device(self) -> str:
         if self.device.type == "cuda":
@@ -245,6 +231,7 @@ class Run:
                         f"{_command(sys.argv[0], '--resume')}"
                     )
         self._save()
+        self._finish()
         self._summarize()
 
     def step(self, loss: Tensor, **parts: Tensor) -> None:
@@ -262,8 +249,14 @@ class Run:
         self.losses[self.num_batches] = values
         self.num_batches += 1
 
-    def evaluate(self) -> None:
-        """End the epoch: check its losses, rank the held-out items, keep and report the results."""
+    def evaluate(
+        self, at: Collection[int] = (), **arrays: Callable[[], dict[str, np.ndarray]]
+    ) -> None:
+        """End the epoch: check its losses, rank the held-out items, keep and report the results.
+
+        At the epochs ``at`` (-1: the last one), what the functions ``arrays`` return is kept as
+        well, in ``<name>-epoch<n>.npz``.
+        """
         epoch = len(self.history)
         losses = self._mean_losses(epoch)
         evaluating = time.perf_counter()
@@ -279,6 +272,11 @@ class Run:
         if self.selection.update(epoch, metrics):
             weights = {key: value.clone() for key, value in self.model.state_dict().items()}
             self.best = {"epoch": epoch, "weights": weights, "ranks": ranks}
+        last = epoch + 1 == self.args.max_epoch or self.selection.stops(epoch)
+        if epoch in at or (last and -1 in at):
+            for name, values in arrays.items():
+                with write_whole(self.logs / f"{name}-epoch{epoch}.npz") as file:
+                    np.savez(file, **values())
         self._report(losses, metrics, took)
         if time.perf_counter() - self.saved_at > self.saving_took / CHECKPOINT_SHARE:
             self._save()
@@ -286,6 +284,8 @@ class Run:
     def _mean_losses(self, epoch: int) -> dict[str, float]:
         """Return the epoch's losses, averaged over batches; raise if one is not finite."""
         names = ["train_loss", *self.part_names]
+        if self.num_batches == 0:  # a method without training
+            return {}
         losses = self.losses[: self.num_batches].double().cpu()  # the epoch's only synchronisation
         if not losses.isfinite().all():
             batch = int((~losses.isfinite()).any(dim=1).nonzero()[0])
@@ -351,11 +351,17 @@ class Run:
         best, self.best = self.best, None
         write_checkpoint(
             self.checkpoints / "best.pt",
-            self.identity | {"epoch": best["epoch"], "weights": best["weights"]},
+            self.identity | {"epoch": best["epoch"], "finished": False, "weights": best["weights"]},
         )
         ranks = {part: ranks.numpy().astype(np.int16) for part, ranks in best["ranks"].items()}
         with write_whole(self.checkpoints / "ranks.npz") as file:
             np.savez(file, **ranks, epoch=best["epoch"], split_sha256=self.split.sha256)
+
+    def _finish(self) -> None:
+        """Say in the best checkpoint that training came to its end."""
+        path = self.checkpoints / "best.pt"
+        best = read_checkpoint(path, self.identity, torch.device("cpu"))
+        write_checkpoint(path, best | {"finished": True})
 
     def _summarize(self) -> None:
         selected = {n: self.selection.epoch_for(n) for n in CUTOFFS}
@@ -411,12 +417,59 @@ def run_folder(args: Any, method: str, split: str) -> Path:
     return Path(args.dataset) / f"{args.model}-d{args.dim}" / named / split
 
 
+def epochs_of(text: str) -> list[int]:
+    """Return the epochs that a setting lists, as in ``0,20,-1``."""
+    try:
+        epochs = [int(part) for part in text.split(",") if text]
+    except ValueError:
+        epochs = [-2]
+    if min(epochs, default=0) < -1:
+        raise UserError(f"{text!r} lists no epochs; write them like 0,20,-1, with -1 for the last")
+    return epochs
+
+
+def is_finished(method: str, args: Any, split: LeaveOneOutSplit) -> bool:
+    """Return whether there is a finished run of these settings already; say so if there is."""
+    logs = Path("logs") / run_folder(args, method, split.name)
+    path = logs / "summary.json"
+    if args.overwrite or not path.exists():
+        return False
+    _refuse_other_settings(logs, args)
+    summary = read_json(path)
+    print(
+        f"{logs} holds this run, finished: test H@5 {summary['test']['H@5']:.4f} at epoch "
+        f"{summary['best_epoch']} of {summary['epochs']}. Nothing to do; --overwrite starts "
+        f"again, --name NAME keeps both."
+    )
+    return True
+
+
+def _refuse_other_settings(logs: Path, args: Any) -> None:
+    """Raise if the folder was made with other hyperparameters than these."""
+    theirs = read_json(logs / "config.json")["settings"]
+    ours = asdict(args)
+    free = {field.name for field in fields(RunSettings)}
+    differing = [
+        f"{key} {theirs.get(key)} (now {ours.get(key)})"
+        for key in ours.keys() | theirs.keys()
+        if key not in free and theirs.get(key) != ours.get(key)
+    ]
+    if differing:
+        raise UserError(
+            f"{logs}: holds a run with {', '.join(sorted(differing))}; "
+            f"use --name NAME for a folder of its own, or --overwrite"
+        )
+
+
 def _check(args: Any) -> None:
     """Refuse what no run can use; models and samplers check their own settings."""
     if not (isfinite(args.lr) and args.lr > 0):
         raise UserError(f"--lr {args.lr} is out of range; use a number above 0, such as 0.001")
     if not (isfinite(args.reg) and args.reg >= 0):
         raise UserError(f"--reg {args.reg} is out of range; use 0 or more, such as 0.001")
+    for name, value in asdict(args).items():
+        if name.startswith("lmbda") and not (isfinite(value) and value >= 0):
+            raise UserError(f"--{name} {value} is out of range; use 0 or more, such as 0.001")
     if args.max_epoch < 1:
         raise UserError(f"--max_epoch {args.max_epoch} is out of range; use 1 or more")
     if args.resume and args.overwrite:

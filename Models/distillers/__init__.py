@@ -1,0 +1,12 @@
+"""One file for each method of knowledge distillation: its loss, its sampling, its schedule.
+
+A distiller is built from the student, the teacher and its own hyperparameters. It knows both by
+their scores and representations alone. ``begin_epoch(epoch)`` changes what changes once an epoch,
+``loss(batch)`` is the distillation term, without its weight. Methods combine by adding.
+"""
+
+from Models.distillers.de import DE
+from Models.distillers.ir import ItemSideRRD
+from Models.distillers.rrd import RRD
+
+__all__ = ["DE", "RRD", "ItemSideRRD"]

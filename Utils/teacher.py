@@ -1,0 +1,170 @@
+"""What a trained teacher gives: frozen representations, scores, and who it ranks on top."""
+
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from Utils.data_utils import LeaveOneOutSplit, warn
+from Utils.dataset import chunks_of_pairs
+from Utils.errors import UserError
+from Utils.evaluation import Evaluator
+from Utils.files import read_checkpoint, read_npz, sha256_of, write_whole
+from Utils.run import FORMAT, run_folder
+
+CHUNK = 256  # users or items whose scores are held at a time
+SCRIPT = Path(__file__).resolve().parents[1] / "main_no_KD.py"
+
+
+class Teacher:
+    """A trained recommender that is asked and never trained.
+
+    Parameters
+    ----------
+    model : a ``Recommender``; it is put into evaluation mode and its parameters are frozen.
+    split : the data that it was trained on.
+    path : the checkpoint with its weights; lists are kept beside it.
+    """
+
+    def __init__(self, model: nn.Module, split: LeaveOneOutSplit, path: Path) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.split, self.path, self.sha256 = split, path, sha256_of(path)
+        self.device = next(model.parameters()).device
+
+    @cached_property
+    def metrics(self) -> dict[str, float]:
+        """Validation and test metrics, measured now: ``valid_H@5``, ..., ``test_M@20``."""
+        return Evaluator(self.split, self.device).evaluate(self.model)[0]
+
+    def describe(self) -> str:
+        """Return one line: what the teacher is and how good it is."""
+        name, size = type(self.model).__name__, self.model.num_parameters()
+        measured = "  ".join(
+            f"{part} H@5 {self.metrics[f'{part}_H@5']:.4f}" for part in ("valid", "test")
+        )
+        return f"teacher {name} d={self.model.dim}: {size:,} parameters, {measured}, {self.path}"
+
+    @torch.no_grad()
+    def representations(self, users: Tensor, items: Tensor) -> dict[str, Tensor]:
+        """Return the hidden layer that distillation matches, as ``Recommender`` does."""
+        return self.model.representations(users, items)
+
+    @torch.no_grad()
+    def score(self, users: Tensor, items: Tensor) -> Tensor:
+        """Return logits, as ``Recommender`` does."""
+        return self.model.score(users, items)
+
+    def top_items(self, count: int) -> Tensor:
+        """Return each user's best items outside the training set, ``(num_users, count)`` int32."""
+        return self._top("items", count)
+
+    def top_users(self, count: int) -> Tensor:
+        """Return each item's best users who did not train on it, ``(num_items, count)`` int32."""
+        return self._top("users", count)
+
+    def _top(self, kind: str, count: int) -> Tensor:
+        """Read the lists, best first; make and keep them if they are missing, short or foreign."""
+        path = self.path.with_name(f"top_{kind}.npz")
+        if path.exists():
+            kept = read_npz(path, ["top", "teacher_sha256"])
+            if kept["teacher_sha256"] != self.sha256:
+                warn(f"{path}: is of another teacher; making it anew")
+            elif kept["top"].shape[1] >= count:
+                return torch.from_numpy(kept["top"][:, :count]).to(self.device)
+        best = [scores.topk(count).indices.int() for scores in self._unseen_scores(kind, count)]
+        top = torch.cat(best)
+        with write_whole(path) as file:
+            np.savez(file, top=top.cpu().numpy(), teacher_sha256=self.sha256)
+        return top
+
+    @torch.no_grad()
+    def _unseen_scores(self, kind: str, count: int) -> Iterator[Tensor]:
+        """Yield scores ``(CHUNK, num_items)`` of users, or the mirror; training pairs are -inf."""
+        rows, columns = self.split.train_users, self.split.train_items
+        shape = (self.split.num_users, self.split.num_items)
+        if kind == "users":
+            rows, columns, shape = columns, rows, shape[::-1]
+        most = np.bincount(rows).max()
+        if count > shape[1] - most:
+            raise UserError(
+                f"the teacher's lists of {count} {kind} are too long: {self.split.dataset} has "
+                f"{shape[1]:,} {kind}, of which up to {most} are seen; use a smaller --pool"
+            )
+        everyone = torch.arange(shape[0], device=self.device).split(CHUNK)
+        seen = chunks_of_pairs(rows, columns, shape[0], CHUNK, self.device)
+        for chunk, pairs in zip(everyone, seen, strict=True):
+            scores = self.model.score_all(chunk) if kind == "items" else self._of_items(chunk)
+            scores[pairs] = -torch.inf
+            yield scores
+
+    def _of_items(self, items: Tensor) -> Tensor:
+        """Return all users' scores of ``(B,)`` items: ``(B, num_users)``."""
+        factors = self.model.factors()
+        if factors:
+            return factors[1][items] @ factors[0].T
+        users = torch.arange(self.split.num_users, device=self.device)
+        return self.model.score(users.expand(len(items), -1), items)
+
+
+def load_teacher(
+    args: Any, split: LeaveOneOutSplit, device: torch.device, build_model: Callable[..., nn.Module]
+) -> Teacher:
+    """Return the teacher that a script's settings name; train it first if it is missing.
+
+    ``args.teacher`` is a checkpoint or its folder. If it is empty, the teacher is the run of
+    ``main_no_KD.py`` with ``args.teacher_dim`` on the same data set, split and seed.
+
+    Raises
+    ------
+    UserError
+        If the file is missing, broken, or a teacher of another data set, split or base model.
+    """
+    path = Path(args.teacher) if args.teacher else _own_teacher(args, split)
+    path = path / "best.pt" if path.is_dir() else path
+    identity = {
+        "format": FORMAT,
+        "dataset": split.dataset,
+        "split": split.name,
+        "split_sha256": split.sha256,
+        "model": args.model,
+    }
+    kept = read_checkpoint(path, identity, device, "use another --teacher, or leave it out")
+    model = build_model(kept["model"], split.num_users, split.num_items, kept["dim"], seed=0)
+    model.load_state_dict(kept["weights"])
+    if not kept["finished"]:
+        warn(f"{path}: this teacher was never trained to its end; main_no_KD.py --resume goes on")
+    if kept["dim"] < args.dim:
+        warn(f"{path}: the teacher (d={kept['dim']}) is smaller than the student (d={args.dim})")
+    return Teacher(model.to(device), split, path)
+
+
+def _own_teacher(args: Any, split: LeaveOneOutSplit) -> Path:
+    """Return the checkpoint of the teacher that belongs to a run; train it to its end if needed."""
+    folder = run_folder(replace(args, dim=args.teacher_dim, name=""), "no_KD", split.name)
+    path = Path("checkpoints") / folder / "best.pt"
+    unfinished = path.with_name("last.pt").exists()
+    if path.exists() and torch.load(path, mmap=True, weights_only=True)["finished"]:
+        return path
+    same = ("dataset", "split", "seed", "model", "selection", "data_dir", "device", "threads")
+    command = [SCRIPT.name, *(f"--{name}={getattr(args, name)}" for name in same)]
+    command += [f"--dim={args.teacher_dim}", "--resume" if unfinished else "--overwrite"]
+    steps = len(split.train_users) / 1024
+    size = args.teacher_dim * (split.num_users + split.num_items)
+    # Some 200 epochs; Adam streams every parameter through memory in a nanosecond a step.
+    minutes = 200 * steps * size * 1e-9 / 60
+    print(
+        f"no finished teacher in {path.parent}: training it first, in roughly {minutes:.1f} "
+        f"minutes on a CPU\n{shlex.join(['python', *command])}",
+        flush=True,
+    )
+    if subprocess.run([sys.executable, SCRIPT.with_name(command[0]), *command[1:]]).returncode:
+        raise UserError("the teacher could not be trained, as said above; --teacher PATH names one")
+    return path

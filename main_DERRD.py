@@ -1,0 +1,135 @@
+"""DE-RRD: DE and RRD added, each with a weight of its own.
+
+    python main_DERRD.py                                # d = 20 from 200; trains a missing teacher
+    python main_DERRD.py --lmbda_DE 0.1 --K 30 --L 30
+
+The authors published no joint training; the defaults join those of their two runs. The departures
+from the paper (section 4.3) are those of main_DE.py and main_URRD.py.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from Models import build_model
+from Models.distillers import DE, RRD
+from Utils.data_utils import load_split
+from Utils.dataset import PairSampler
+from Utils.run import Run, epochs_of, is_finished
+from Utils.settings import RunSettings, launch, use_device
+from Utils.teacher import load_teacher
+
+
+# ---------------------------------------------------------------------------------------------
+@dataclass
+class Settings(RunSettings):
+    """The hyperparameters; defaults are those of the authors' published CiteULike runs."""
+
+    # data set; synthetic is built in
+    dataset: Literal["CiteULike", "Foursquare", "synthetic"] = "CiteULike"
+    # our own split of this seed, or the one that the DE-RRD authors published (CiteULike only)
+    split: Literal["seed", "published"] = "seed"
+    # of the split, the first weights, the batches, the negatives, lists and noise
+    seed: int = 0
+    # base model of teacher and student
+    model: Literal["BPR"] = "BPR"
+    # size of the student's representations, d_s: 20 is phi = 0.1
+    dim: int = 20
+    # size of the teacher's representations, d_t
+    teacher_dim: int = 200
+    # checkpoint of a teacher, or its folder; empty: the run of main_no_KD.py on the same split
+    teacher: str = ""
+    # weight of DE, lambda_DE; 0.01 goes with sums over a batch
+    lmbda_DE: float = 0.01
+    # number of experts M, for users and for items each
+    num_experts: int = 30
+    # temperature of the selection: tau_0 (tau_P / tau_0)^(epoch / P)
+    tau_0: float = 1.0
+    # its value at epoch P
+    tau_P: float = 1e-10
+    # epochs from tau_0 to tau_P
+    P: int = 1000
+    # gumbel: the method; the others are the ablations (a) to (c) of the paper's table 4
+    expert_selection: Literal["gumbel", "attention", "one_large", "one_small"] = "gumbel"
+    # weight of RRD, lambda_RRD; 0.001 goes with a sum over users
+    lmbda_RRD: float = 0.001
+    # interesting items a user, in the teacher's order
+    K: int = 40
+    # uninteresting items a user
+    L: int = 40
+    # the k-th item of the teacher's list is drawn with weight exp(-k / T)
+    T: float = 10.0
+    # length of the teacher's lists, from which interesting ones are drawn
+    pool: int = 500
+    # sampled: the method; top: the teacher's first K
+    interesting: Literal["sampled", "top"] = "sampled"
+    # relaxed: the method; the others are the ablations (d) and (e) of the paper's table 4
+    ranking: Literal["relaxed", "full", "interesting"] = "relaxed"
+    # formulas of the published code, or of the paper: see main_DE.py and main_URRD.py
+    variant: Literal["published_code", "paper"] = "published_code"
+    # epochs at which each user's and item's most probable expert is kept: 0,20,-1 (-1: the last)
+    save_selection: str = ""
+    # learning rate of Adam
+    lr: float = 0.001
+    # weight decay of Adam, on all parameters
+    reg: float = 0.001
+    # training pairs a step, each with one negative
+    batch_size: int = 1024
+    # most epochs to train
+    max_epoch: int = 1000
+    # paper: best validation H@5; published_code: an epoch for each of H@5, H@10, H@20
+    selection: Literal["paper", "published_code"] = "paper"
+    # epochs without improvement before training stops; None: 30 for paper, 20 for published_code
+    patience: int | None = None
+
+
+# ---------------------------------------------------------------------------------------------
+
+
+def main(args: Settings) -> None:
+    """Run the experiment."""
+    device = use_device(args)
+    split = load_split(args.dataset, args.split, args.seed, args.data_dir)
+    if is_finished("DERRD", args, split):
+        return
+    teacher = load_teacher(args, split, device, build_model)
+    student = build_model(args.model, split.num_users, split.num_items, args.dim, args.seed)
+    student.to(device)
+    de = DE(
+        student,
+        teacher,
+        args.num_experts,
+        args.tau_0,
+        args.tau_P,
+        args.P,
+        args.expert_selection,
+        args.variant,
+        args.seed,
+    )
+    rrd = RRD(
+        student,
+        teacher,
+        args.K,
+        args.L,
+        args.T,
+        args.pool,
+        args.interesting,
+        args.ranking,
+        args.variant,
+        args.seed,
+    )
+    sampler = PairSampler(split, args.batch_size, args.seed, device)
+    keep_at = epochs_of(args.save_selection)
+
+    with Run("DERRD", args, split, student, de, rrd, teacher=teacher) as run:
+        for epoch in run.epochs():
+            de.begin_epoch(epoch)
+            rrd.begin_epoch(epoch)
+            for batch in sampler.epoch(epoch):
+                base, kd_DE, kd_RRD = student.loss(*batch), de.loss(batch), rrd.loss(batch)
+                loss = base + args.lmbda_DE * kd_DE + args.lmbda_RRD * kd_RRD
+                run.step(loss, base=base, DE=kd_DE, RRD=kd_RRD)
+            run.evaluate(keep_at, selection=de.most_probable_experts)
+
+
+if __name__ == "__main__":
+    launch(main, Settings, __doc__)
