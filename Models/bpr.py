@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from Models.recommender import Recommender
+from Utils.sampled_product import sampled_product
 
 INIT_STD = 0.01  # as in the DE-RRD authors' code; BPR's paper names none
 
@@ -28,11 +29,11 @@ class BPR(Recommender):
 
     def score(self, users: Tensor, items: Tensor) -> Tensor:
         """Return inner products: ``(B,)`` and ``(B,)``, ``(B, K)`` or, for users, ``(B, K)``."""
-        user, item = self.user(users), self.item(items)
-        if user.dim() == item.dim():
-            return (user * item).sum(dim=-1)
-        one, many = (user, item) if user.dim() < item.dim() else (item, user)
-        return (many @ one.unsqueeze(2)).squeeze(2)
+        if users.dim() == items.dim():
+            return (self.user(users) * self.item(items)).sum(dim=1)
+        if users.dim() == 1:
+            return sampled_product(self.user(users), self.item.weight, items)
+        return sampled_product(self.item(items), self.user.weight, users)
 
     def score_all(self, users: Tensor) -> Tensor:
         """Return inner products with all items: ``(B,) -> (B, num_items)``."""

@@ -4,7 +4,6 @@ Protocol: DE-RRD paper, section 5.1. A user's held-out item is ranked with 499 i
 touched; the other held-out item is no candidate.
 """
 
-import warnings
 from functools import partial
 
 import numpy as np
@@ -12,11 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from Utils.data_utils import LeaveOneOutSplit
+from Utils.sampled_product import sampled_product
 
 CUTOFFS = (5, 10, 20)
 METRICS = [f"{letter}@{n}" for n in CUTOFFS for letter in "HNM"]
-
-warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
 
 
 class Evaluator:
@@ -68,27 +66,6 @@ class Evaluator:
             for name, value in metrics(ranks[part]).items()
         }
         return values, ranks
-
-
-def sampled_product(users: Tensor, items: Tensor, columns: Tensor) -> Tensor:
-    """Return ``users[b] . items[columns[b, k]]`` as ``(B, K)``, without gathering item vectors.
-
-    ``users``: (B, d), ``items``: (I, d), ``columns``: (B, K) int32, in any order. The columns are
-    the pattern of a sparse matrix: gathering would move K vectors a user through memory.
-    """
-    num_rows, num_columns = columns.shape
-    starts = torch.arange(
-        0, columns.numel() + 1, num_columns, dtype=torch.int32, device=columns.device
-    )
-    pattern = torch.sparse_csr_tensor(
-        starts,
-        columns.flatten(),
-        torch.zeros(columns.numel(), dtype=users.dtype, device=users.device),
-        size=(num_rows, len(items)),
-        check_invariants=False,
-    )
-    product = torch.sparse.sampled_addmm(pattern, users, items.T, beta=0)
-    return product.values().view(num_rows, num_columns)
 
 
 def metrics(ranks: Tensor) -> dict[str, float]:

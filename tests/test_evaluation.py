@@ -8,7 +8,8 @@ import torch
 
 from Models import build_model
 from Models.recommender import Recommender
-from Utils.evaluation import METRICS, Evaluator, metrics, sampled_product
+from Utils.evaluation import METRICS, Evaluator, metrics
+from Utils.sampled_product import sampled_product
 
 
 class Table(Recommender):
