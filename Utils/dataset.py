@@ -62,9 +62,14 @@ def distinct(entities: Tensor) -> tuple[Tensor, Tensor]:
     On a CPU every value comes once, with weight 1. Elsewhere, where their number is not known
     without waiting for the device, repeats stay in and weigh 0.
     """
-    if entities.device.type == "cpu":
-        values = entities.unique()
-        return values, torch.ones(len(values))
+    if entities.device.type != "cpu":
+        return distinct_by_weight(entities)
+    values = entities.unique()
+    return values, torch.ones(len(values))
+
+
+def distinct_by_weight(entities: Tensor) -> tuple[Tensor, Tensor]:
+    """Return all values, sorted, and a weight: 1 for the first of each, 0 for its repeats."""
     values = entities.flatten().sort().values
     return values, (values.diff(prepend=values[:1] - 1) != 0).float()
 

@@ -8,9 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
+import main_DE
+import main_no_KD
+from Models import build_model
+from Models.recommender import Recommender
 from Utils.data_utils import LeaveOneOutSplit, leave_one_out, load_interactions
+from Utils.teacher import Teacher, load_teacher
 
 ROOT = Path(__file__).resolve().parents[1]
+SCRIPT_NAMES = sorted(path.name for path in ROOT.glob("main_*.py"))
 SHARED = ROOT.parent / "shared"  # an optional place where data lies
 
 torch.set_num_threads(1)
@@ -30,6 +36,33 @@ def real_file(*parts: str) -> Path:
 def split() -> LeaveOneOutSplit:
     """The built-in data set, split with seed 0: 1,000 users, 1,998 items."""
     return leave_one_out(load_interactions("synthetic", "unused"), 0, "synthetic")
+
+
+@pytest.fixture(scope="session")
+def teacher_path(tmp_path_factory) -> Path:
+    """The checkpoint of a small finished teacher on the built-in data, d = 16."""
+    folder = tmp_path_factory.mktemp("teacher")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        settings = {"dataset": "synthetic", "dim": 16, "max_epoch": 12, "lr": 0.01}
+        main_no_KD.main(main_no_KD.Settings(**settings))
+    return folder / "checkpoints/synthetic/BPR-d16/no_KD/seed0/best.pt"
+
+
+@pytest.fixture
+def teacher(teacher_path, split) -> Teacher:
+    """That teacher."""
+    args = main_DE.Settings(dataset="synthetic", teacher=str(teacher_path))
+    return load_teacher(args, split, torch.device("cpu"), build_model)
+
+
+@pytest.fixture
+def student(split) -> Recommender:
+    """A student for it, d = 8, with scores of the usual size."""
+    model = build_model("BPR", split.num_users, split.num_items, 8, seed=0)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(1))
+    return model
 
 
 @pytest.fixture

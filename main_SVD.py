@@ -1,0 +1,79 @@
+"""SVD, a baseline absent from the papers: the best approximation of the teacher's scores.
+
+    python main_SVD.py                                  # d = 20 from 200; trains a missing teacher
+
+The student's factors are the truncated singular value decomposition of the teacher's score matrix,
+U_d sqrt(S_d) and V_d sqrt(S_d), computed from the teacher's factors. Nothing is trained. Teachers
+whose scores are inner products only.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+
+from Models import build_model
+from Models.low_rank import low_rank_factors
+from Utils.data_utils import load_split
+from Utils.errors import UserError
+from Utils.run import Run, is_finished
+from Utils.settings import RunSettings, launch, use_device
+from Utils.teacher import load_teacher
+
+
+# ---------------------------------------------------------------------------------------------
+@dataclass
+class Settings(RunSettings):
+    """There is nothing to tune but the size."""
+
+    # data set; synthetic is built in
+    dataset: Literal["CiteULike", "Foursquare", "synthetic"] = "CiteULike"
+    # our own split of this seed, or the one that the DE-RRD authors published (CiteULike only)
+    split: Literal["seed", "published"] = "seed"
+    # of the split and of the teacher
+    seed: int = 0
+    # base model of teacher and student
+    model: Literal["BPR"] = "BPR"
+    # size of the student's representations, d_s: 20 is phi = 0.1
+    dim: int = 20
+    # size of the teacher's representations, d_t
+    teacher_dim: int = 200
+    # checkpoint of a teacher, or its folder; empty: the run of main_no_KD.py on the same split
+    teacher: str = ""
+    # the rule of the runs that this one stands beside, and of a teacher that is missing
+    selection: Literal["paper", "published_code"] = "paper"
+
+    # One evaluation and no step: what a run asks for beyond that is of no effect here.
+    max_epoch: ClassVar[int] = 1
+    patience: ClassVar[int] = 1
+    lr: ClassVar[float] = 1.0
+    reg: ClassVar[float] = 0.0
+
+
+# ---------------------------------------------------------------------------------------------
+
+
+def main(args: Settings) -> None:
+    """Run the experiment."""
+    device = use_device(args)
+    split = load_split(args.dataset, args.split, args.seed, args.data_dir)
+    if is_finished("SVD", args, split):
+        return
+    teacher = load_teacher(args, split, device, build_model)
+    factors = teacher.model.factors()
+    if factors is None:
+        raise UserError(f"--model {args.model}: SVD needs scores that are inner products; use BPR")
+    student = build_model(args.model, split.num_users, split.num_items, args.dim, args.seed)
+    student.to(device)
+
+    with Run("SVD", args, split, student, teacher=teacher) as run:
+        for _ in run.epochs():
+            with torch.no_grad():
+                approximation = low_rank_factors(*factors, args.dim)
+                for mine, best in zip(student.factors(), approximation, strict=True):
+                    mine.copy_(best)
+            run.evaluate()
+
+
+if __name__ == "__main__":
+    launch(main, Settings, __doc__)

@@ -1,0 +1,368 @@
+"""Every script that distils: its settings act, it resumes, and weight 0 changes nothing."""
+
+import csv
+import dataclasses
+import importlib
+import json
+from functools import cache
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from conftest import SCRIPT_NAMES
+
+import main_DE
+import main_DERRD
+import main_IRRRD
+import main_no_KD
+import main_SVD
+import main_URRD
+from Models import build_model
+from Models.low_rank import low_rank_factors
+from Utils.dataset import PairSampler
+from Utils.errors import UserError
+from Utils.evaluation import METRICS, Evaluator
+from Utils.run import epochs_of
+
+METHODS = (main_DE, main_URRD, main_IRRRD, main_DERRD)
+SMALL = {
+    "dataset": "synthetic",
+    "dim": 8,
+    "max_epoch": 3,  # the temperature of the first two is the same
+    "lr": 0.01,
+    "num_experts": 3,
+    "tau_0": 0.5,
+    "K": 6,
+    "L": 5,
+    "K_I": 4,
+    "L_I": 3,
+    "pool": 50,
+}
+NO_KD = {"dataset", "seed", "dim", "lr", "reg", "batch_size", "max_epoch", "patience"}
+NO_KD |= {"split", "data_dir", "selection", "model", "device", "threads", "name", "resume"}
+NO_KD |= {"overwrite"}  # tested with main_no_KD, of which the scripts' lines are copies
+
+OTHER_VALUES = {
+    "seed": 1,
+    "lr": 0.02,
+    "reg": 0.1,
+    "batch_size": 512,
+    "dim": 9,
+    "lmbda_DE": 0.02,
+    "num_experts": 4,
+    "tau_0": 0.25,
+    "tau_P": 1e-3,
+    "P": 10,
+    "expert_selection": "attention",
+    "variant": "paper",
+    "lmbda_RRD": 0.002,
+    "K": 7,
+    "L": 6,
+    "T": 5.0,
+    "pool": 60,
+    "interesting": "top",
+    "ranking": "full",
+    "lmbda_IR": 0.001,
+    "K_I": 5,
+    "L_I": 4,
+    "T_I": 5.0,
+}
+ELSEWHERE = {
+    "teacher": "test_teacher.py",
+    "teacher_dim": "test_teacher.py",
+    "save_selection": "test_the_experts_of_the_wanted_epochs_are_kept",
+}
+
+pytestmark = pytest.mark.usefixtures("workdir")
+
+
+def small(script: ModuleType, teacher_path, **changes):
+    """A run of a second on the built-in data."""
+    names = {field.name for field in dataclasses.fields(script.Settings)}
+    values = {name: value for name, value in SMALL.items() if name in names}
+    return script.Settings(**values | {"teacher": str(teacher_path)} | changes)
+
+
+def method(script: ModuleType) -> str:
+    return script.__name__.removeprefix("main_")
+
+
+def read(workdir, script: ModuleType, name: str, folder: str = "") -> bytes:
+    (path,) = workdir.rglob(f"{method(script)}{folder}/*/{name}")
+    return path.read_bytes()
+
+
+def rows(workdir, script: ModuleType) -> list[dict[str, str]]:
+    return list(csv.DictReader(read(workdir, script, "metrics.csv").decode().splitlines()))
+
+
+def test_every_script_is_here():
+    assert {f"{m.__name__}.py" for m in (*METHODS, main_SVD, main_no_KD)} == set(SCRIPT_NAMES)
+
+
+@pytest.mark.parametrize("script", METHODS)
+def test_the_loss_is_the_base_and_the_weighted_terms(script, workdir, teacher_path):
+    args = small(script, teacher_path)
+    script.main(args)
+    weights = {
+        name.removeprefix("lmbda_"): value
+        for name, value in dataclasses.asdict(args).items()
+        if name.startswith("lmbda_")
+    }
+    for row in rows(workdir, script):
+        terms = {name: float(row[name]) for name in weights}
+        assert all(value > 0 for value in terms.values())
+        total = float(row["base"]) + sum(weights[name] * terms[name] for name in weights)
+        assert float(row["train_loss"]) == pytest.approx(total, rel=1e-4)
+
+
+@pytest.mark.parametrize("script", METHODS)
+def test_without_weight_nothing_changes(script, workdir, teacher_path):
+    """Base losses and metrics equal those of main_no_KD.py, digit for digit."""
+    zero = {name: 0.0 for name in OTHER_VALUES if name.startswith("lmbda_")}
+    args = small(script, teacher_path, max_epoch=4)
+    script.main(dataclasses.replace(args, **{k: v for k, v in zero.items() if hasattr(args, k)}))
+    main_no_KD.main(
+        main_no_KD.Settings(dataset="synthetic", dim=8, max_epoch=4, lr=0.01, batch_size=1024)
+    )
+    for mine, plain in zip(rows(workdir, script), rows(workdir, main_no_KD), strict=True):
+        assert mine["base"] == mine["train_loss"] == plain["train_loss"]
+        for part in ("valid", "test"):
+            assert [mine[f"{part}_{n}"] for n in METRICS] == [plain[f"{part}_{n}"] for n in METRICS]
+    mine, plain = (
+        torch.load(next(workdir.rglob(f"{name}/*/best.pt")), weights_only=True)["weights"]
+        for name in (method(script), "no_KD")
+    )
+    assert all(torch.equal(mine[name], plain[name]) for name in plain)
+
+
+@pytest.mark.parametrize("script", METHODS)
+def test_equal_commands_give_equal_bytes(script, workdir, teacher_path):
+    names = ("metrics.csv", "best.pt", "ranks.npz")
+    script.main(small(script, teacher_path))
+    first = [read(workdir, script, name) for name in names]
+    torch.manual_seed(99)  # global state plays no part
+    np.random.seed(99)
+    script.main(small(script, teacher_path, overwrite=True))
+    assert [read(workdir, script, name) for name in names] == first
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+@pytest.mark.parametrize("script", METHODS)
+def test_a_resumed_run_equals_one_that_was_never_stopped(
+    script, workdir, teacher_path, monkeypatch
+):
+    """Experts, selection noise and drawn lists included."""
+    args = small(script, teacher_path, max_epoch=4)
+    names = ("metrics.csv", "best.pt", "ranks.npz")
+    script.main(args)
+    whole = [read(workdir, script, name) for name in names]
+    (path,) = workdir.rglob(f"{method(script)}/*/last.pt")
+    last = torch.load(path, weights_only=True)
+    original = PairSampler.epoch
+
+    def dying(sampler, number):
+        for count, batch in enumerate(original(sampler, number)):
+            if number == 2 and count == 5:
+                raise Killed
+            yield batch
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PairSampler, "epoch", dying)
+        with pytest.raises(Killed):
+            script.main(dataclasses.replace(args, overwrite=True))
+    script.main(dataclasses.replace(args, resume=True))
+    assert "resumed after epoch" in read(workdir, script, "train.log").decode()
+    assert [read(workdir, script, name) for name in names] == whole
+    resumed = torch.load(path, weights_only=True)
+    for key in ("modules", "optimizer", "history"):
+        torch.testing.assert_close(resumed[key], last[key], rtol=0, atol=0)
+
+
+def test_a_run_is_not_resumed_with_another_teacher(workdir, teacher_path, monkeypatch):
+    args = small(main_URRD, teacher_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("Utils.run.Run._finish", lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            main_URRD.main(args)
+    monkeypatch.setattr("Utils.teacher.sha256_of", lambda _: "another")
+    with pytest.raises(UserError, match=r"its teacher_sha256 is .*, not another"):
+        main_URRD.main(dataclasses.replace(args, resume=True))
+
+
+# --- settings act --------------------------------------------------------------------------------
+
+
+def named(script: ModuleType) -> set[str]:
+    return {field.name for field in dataclasses.fields(script.Settings)}
+
+
+def test_every_setting_has_a_test():
+    for script in (*METHODS, main_SVD):
+        assert named(script) <= NO_KD | OTHER_VALUES.keys() | ELSEWHERE.keys(), script
+
+
+@pytest.fixture(scope="module")
+def usual(tmp_path_factory, teacher_path):
+    """What the scripts give with the small settings, each run once."""
+
+    @cache
+    def run(script: ModuleType) -> bytes:
+        folder = tmp_path_factory.mktemp("usual")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(folder)
+            script.main(small(script, teacher_path))
+        return read(folder, script, "metrics.csv")
+
+    return run
+
+
+CASES = [
+    (script, name)
+    for script in METHODS
+    for name in OTHER_VALUES
+    if name in named(script) - (NO_KD if script is main_DERRD else set())
+    and not (script is main_DERRD and name in ("variant", "seed"))
+]
+
+
+@pytest.mark.parametrize(("script", "name"), CASES)
+def test_a_setting_that_is_accepted_is_used(script, name, workdir, teacher_path, usual):
+    changes = {name: OTHER_VALUES[name]}
+    if name == "seed":  # another split, so the teacher is another one as well
+        main_no_KD.main(main_no_KD.Settings(dataset="synthetic", dim=16, seed=1, max_epoch=1))
+        changes |= {"teacher": "checkpoints/synthetic/BPR-d16/no_KD/seed1"}
+    script.main(small(script, teacher_path, **changes))
+    (path,) = workdir.glob(f"logs/*/*/{method(script)}/*/metrics.csv")
+    assert path.read_bytes() != usual(script)
+
+
+def test_de_rrd_uses_every_setting_of_both(workdir, teacher_path, usual):
+    """The two methods' settings reach them, the shared ones both."""
+    seen = {}
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("DE", "RRD"):
+            original = getattr(main_DERRD, name)
+
+            def build(*arguments, name=name, original=original):
+                seen[name] = arguments[2:]
+                return original(*arguments)
+
+            patch.setattr(main_DERRD, name, build)
+        args = small(main_DERRD, teacher_path, variant="paper", seed=0, **{"T": 4.0})
+        main_DERRD.main(args)
+    expected = (args.num_experts, args.tau_0, args.tau_P, args.P, "gumbel", "paper", 0)
+    assert seen["DE"] == expected
+    assert seen["RRD"] == (args.K, args.L, 4.0, args.pool, "sampled", "relaxed", "paper", 0)
+
+
+@pytest.mark.parametrize("script", METHODS)
+@pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf")])
+def test_a_weight_below_zero_is_refused(script, value, workdir, teacher_path):
+    for name in sorted(n for n in named(script) if n.startswith("lmbda_")):
+        with pytest.raises(UserError, match=rf"--{name} {value} is out of range"):
+            script.main(small(script, teacher_path, **{name: value}))
+    assert not (workdir / "logs").exists()
+
+
+@pytest.mark.parametrize("selection", ["gumbel", "attention", "one_large", "one_small"])
+def test_every_expert_selection_learns(selection, workdir, teacher_path):
+    main_DE.main(small(main_DE, teacher_path, expert_selection=selection, max_epoch=6))
+    distances = [float(row["DE"]) for row in rows(workdir, main_DE)]
+    assert distances[-1] < 0.9 * distances[0]
+
+
+# --- what is kept --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("script", [main_DE, main_DERRD])
+def test_the_experts_of_the_wanted_epochs_are_kept(script, workdir, teacher_path, split):
+    script.main(small(script, teacher_path, save_selection="0,2,-1", max_epoch=5))
+    found = sorted((workdir / "logs").rglob("selection-epoch*.npz"))
+    assert [path.name for path in found] == [f"selection-epoch{epoch}.npz" for epoch in (0, 2, 4)]
+    for path in found:
+        with np.load(path) as kept:
+            assert kept["user"].shape == (split.num_users,)
+            assert kept["item"].shape == (split.num_items,)
+            assert set(kept["user"]) <= {0, 1, 2}
+    script.main(small(script, teacher_path, save_selection="-1", patience=1, lr=1.0, name="short",
+                      max_epoch=50))  # fmt: skip
+    (path,) = workdir.rglob("*-short/*/selection-epoch*.npz")
+    epochs = json.loads(read(workdir, script, "summary.json", "-short"))["epochs"]
+    assert path.name == f"selection-epoch{epochs - 1}.npz"
+    assert epochs < 50
+
+
+def test_epochs_are_written_with_commas():
+    assert epochs_of("0,20,-1") == [0, 20, -1]
+    assert epochs_of("") == []
+    for text in ("0;20", "first", "-2", "1,,2"):
+        with pytest.raises(UserError, match=f"'{text}' lists no epochs; write them like 0,20,-1"):
+            epochs_of(text)
+
+
+@pytest.mark.parametrize("script", [*METHODS, main_SVD])
+def test_the_record_says_which_teacher_it_was(script, workdir, teacher_path, teacher, capsys):
+    script.main(small(script, teacher_path))
+    record = json.loads(read(workdir, script, "config.json"))["teacher"]
+    assert record["sha256"] == teacher.sha256
+    assert record["dim"] == 16
+    assert record["metrics"]["test_H@5"] == pytest.approx(teacher.metrics["test_H@5"], abs=1e-6)
+    assert teacher.describe() in read(workdir, script, "train.log").decode()
+    capsys.readouterr()
+    script.main(small(script, teacher_path))
+    assert "holds this run, finished" in capsys.readouterr().out
+
+
+def test_a_finished_run_asks_for_no_teacher(workdir, teacher_path, monkeypatch, capsys):
+    for script in (*METHODS, main_SVD):
+        importlib.reload(script)
+        script.main(small(script, teacher_path))
+        monkeypatch.setattr(script, "load_teacher", lambda *_: pytest.fail("not needed"))
+        script.main(small(script, teacher_path))
+
+
+# --- the baseline without training ---------------------------------------------------------------
+
+
+def test_the_approximation_is_the_truncated_svd_of_the_scores():
+    users = torch.randn(30, 7, generator=torch.Generator().manual_seed(0))
+    items = torch.randn(40, 7, generator=torch.Generator().manual_seed(1))
+    scores = (users @ items.T).double()
+    left, values, right = torch.linalg.svd(scores)
+    for dim in (1, 4, 7):
+        p, q = low_rank_factors(users, items, dim)
+        expected = left[:, :dim] * values[:dim] @ right[:dim]
+        torch.testing.assert_close(p @ q.T, expected.float(), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(p.norm(dim=0), q.norm(dim=0))  # half to either side
+    p, q = low_rank_factors(users, items, 9)
+    assert p.shape == (30, 9)
+    assert q.shape == (40, 9)
+    torch.testing.assert_close(p @ q.T, scores.float(), rtol=1e-4, atol=1e-4)
+
+
+def test_the_baseline_is_evaluated_without_training(workdir, teacher_path, teacher, split):
+    main_SVD.main(small(main_SVD, teacher_path))
+    student = build_model("BPR", split.num_users, split.num_items, 8, seed=5)
+    best = torch.load(next(workdir.rglob("SVD/*/best.pt")), weights_only=True)
+    student.load_state_dict(best["weights"])
+    p, q = teacher.model.factors()
+    left, values, right = torch.linalg.svd((p @ q.T).double())
+    expected = (left[:, :8] * values[:8] @ right[:8]).float()
+    torch.testing.assert_close(student.score_all(torch.arange(1000)), expected, rtol=0, atol=1e-3)
+    found = json.loads(read(workdir, main_SVD, "summary.json"))
+    measured = Evaluator(split, "cpu").evaluate(student)[0]
+    assert found["test"]["H@5"] == pytest.approx(measured["test_H@5"], abs=1e-6)
+    assert found["epochs"] == 1
+    assert list(rows(workdir, main_SVD)[0])[:2] == ["epoch", "valid_H@5"]
+    assert dataclasses.asdict(main_SVD.Settings()).keys().isdisjoint({"lr", "reg", "max_epoch"})
+
+
+def test_a_teacher_without_factors_has_no_such_baseline(workdir, teacher_path, monkeypatch):
+    monkeypatch.setattr("Models.bpr.BPR.factors", lambda _: None)
+    with pytest.raises(UserError, match="SVD needs scores that are inner products; use BPR"):
+        main_SVD.main(small(main_SVD, teacher_path))
