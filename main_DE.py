@@ -79,7 +79,7 @@ class Settings(RunSettings):
 
 def main(args: Settings) -> None:
     """Run the experiment."""
-    device = use_device(args)
+    device, keep_at = use_device(args), epochs_of(args.save_selection)
     split = load_split(args.dataset, args.split, args.seed, args.data_dir)
     if is_finished("DE", args, split):
         return
@@ -97,8 +97,9 @@ def main(args: Settings) -> None:
         args.variant,
         args.seed,
     )
+    if keep_at:
+        distiller.most_probable_experts()  # refuses now, not after hours, what has none
     sampler = PairSampler(split, args.batch_size, args.seed, device)
-    keep_at = epochs_of(args.save_selection)
 
     with Run("DE", args, split, student, distiller, teacher=teacher) as run:
         for epoch in run.epochs():

@@ -87,7 +87,7 @@ class Settings(RunSettings):
 
 def main(args: Settings) -> None:
     """Run the experiment."""
-    device = use_device(args)
+    device, keep_at = use_device(args), epochs_of(args.save_selection)
     split = load_split(args.dataset, args.split, args.seed, args.data_dir)
     if is_finished("DERRD", args, split):
         return
@@ -117,8 +117,9 @@ def main(args: Settings) -> None:
         args.variant,
         args.seed,
     )
+    if keep_at:
+        de.most_probable_experts()  # refuses now, not after hours, what has none
     sampler = PairSampler(split, args.batch_size, args.seed, device)
-    keep_at = epochs_of(args.save_selection)
 
     with Run("DERRD", args, split, student, de, rrd, teacher=teacher) as run:
         for epoch in run.epochs():

@@ -2,7 +2,6 @@
 
 from Models.bpr import BPR
 from Models.recommender import Recommender
-from Utils.errors import UserError
 from Utils.seeding import torch_generator
 
 MODELS: dict[str, type[Recommender]] = {"BPR": BPR}
@@ -10,7 +9,5 @@ MODELS: dict[str, type[Recommender]] = {"BPR": BPR}
 
 def build_model(name: str, num_users: int, num_items: int, dim: int, seed: int) -> Recommender:
     """Return a freshly initialised base model; the seed alone decides its first weights."""
-    if dim < 1:
-        raise UserError(f"--dim {dim} is out of range; use 1 or more")
     generator = torch_generator(seed, f"init {name}")
     return MODELS[name](num_users, num_items, dim, generator=generator)

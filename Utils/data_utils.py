@@ -331,8 +331,6 @@ def load_split(dataset: str, split: str, seed: int, data_dir: str) -> LeaveOneOu
         file; ``"published"`` for the authors' own, read from ``published_split0.npz``.
     """
     folder = Path(data_dir) / dataset
-    if seed < 0:
-        raise UserError(f"--seed {seed} is out of range; use 0, 1, 2, ...")
     if split == "published":
         path = folder / "published_split0.npz"
         if not path.exists():

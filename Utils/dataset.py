@@ -22,8 +22,6 @@ class PairSampler:
     def __init__(
         self, split: LeaveOneOutSplit, batch_size: int, seed: int, device: torch.device | str
     ) -> None:
-        if batch_size < 1:
-            raise UserError(f"--batch_size {batch_size} is out of range; use 1 or more")
         users, items = torch.from_numpy(split.train_users), torch.from_numpy(split.train_items)
         if torch.bincount(users).max() >= split.num_items:
             raise UserError(f"{split.dataset}: a user has all items, so no negative can be drawn")

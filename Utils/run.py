@@ -8,7 +8,6 @@ checkpoints/<the same>/                                           best.pt, last.
 
 import contextlib
 import platform
-import re
 import resource
 import shlex
 import signal
@@ -76,7 +75,6 @@ class Run:
         *distillers: nn.Module,
         teacher: Any = None,
     ) -> None:
-        _check(args)
         self.args, self.split, self.model, self.teacher = args, split, model, teacher
         self.modules = nn.ModuleList([model, *distillers])
         self.method, self.script = method, f"main_{method}.py"
@@ -459,23 +457,6 @@ def _refuse_other_settings(logs: Path, args: Any) -> None:
             f"{logs}: holds a run with {', '.join(sorted(differing))}; "
             f"use --name NAME for a folder of its own, or --overwrite"
         )
-
-
-def _check(args: Any) -> None:
-    """Refuse what no run can use; models and samplers check their own settings."""
-    if not (isfinite(args.lr) and args.lr > 0):
-        raise UserError(f"--lr {args.lr} is out of range; use a number above 0, such as 0.001")
-    if not (isfinite(args.reg) and args.reg >= 0):
-        raise UserError(f"--reg {args.reg} is out of range; use 0 or more, such as 0.001")
-    for name, value in asdict(args).items():
-        if name.startswith("lmbda") and not (isfinite(value) and value >= 0):
-            raise UserError(f"--{name} {value} is out of range; use 0 or more, such as 0.001")
-    if args.max_epoch < 1:
-        raise UserError(f"--max_epoch {args.max_epoch} is out of range; use 1 or more")
-    if args.resume and args.overwrite:
-        raise UserError("--resume goes on and --overwrite starts again; use one of them")
-    if not re.fullmatch(r"[\w.-]*", args.name):
-        raise UserError(f"--name {args.name!r} becomes part of a path; use letters, digits, _ . -")
 
 
 def _empty(folder: Path) -> None:

@@ -1,6 +1,5 @@
 """Which epoch is reported, and when training stops; decided by validation metrics alone."""
 
-from Utils.errors import UserError
 from Utils.evaluation import CUTOFFS
 
 # Rule -> the cut-offs N whose H@N is tracked, each with an epoch of its own, and the patience.
@@ -21,8 +20,6 @@ class Selection:
     def __init__(self, rule: str, patience: int | None = None) -> None:
         self.cutoffs, usual = RULES[rule]
         self.patience = usual if patience is None else patience
-        if self.patience < 1:
-            raise UserError(f"--patience {patience} is out of range; use 1 or more")
         self.best = dict.fromkeys(self.cutoffs, -1.0)
         self.epochs = dict.fromkeys(self.cutoffs, -1)  # N -> its best epoch
 

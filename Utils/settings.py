@@ -1,9 +1,11 @@
 """What every script shares around its own settings: flags, devices, errors in one line."""
 
 import os
+import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +31,23 @@ class RunSettings:
     resume: bool = False
     # delete what an earlier run left in the same folder and start again
     overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what no run can use: numbers are above 0, or at least 0 where that has a sense."""
+        for field_ in fields(self):
+            name, value = field_.name, getattr(self, field_.name)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                continue
+            from_zero = name in ("reg", "seed", "threads") or name.startswith("lmbda")
+            if not (isfinite(value) and (value > 0 or (value == 0 and from_zero))):
+                wanted = "0 or more" if from_zero else "a number above 0"
+                raise UserError(f"--{name} {value} is out of range; use {wanted}")
+        if self.resume and self.overwrite:
+            raise UserError("--resume goes on and --overwrite starts again; use one of them")
+        if not re.fullmatch(r"[\w.-]*", self.name):
+            raise UserError(
+                f"--name {self.name!r} becomes part of a path; use letters, digits, _ . -"
+            )
 
 
 def launch(main: Callable[[Any], None], settings: type, description: str) -> None:
@@ -56,8 +75,6 @@ def _fail(text: str) -> int:
 
 def use_device(settings: RunSettings) -> torch.device:
     """Return the wanted device and set the number of threads; CUDA is made deterministic."""
-    if settings.threads < 0:
-        raise UserError(f"--threads {settings.threads} is out of range; use 0 or more")
     if settings.threads:
         torch.set_num_threads(settings.threads)
     if settings.device == "cuda" and not torch.cuda.is_available():

@@ -1,11 +1,15 @@
 """How long an epoch and an evaluation take, and how much memory a run needs.
 
-python benchmarks/bench_training.py                          # CiteULike
-python benchmarks/bench_training.py --dataset Foursquare --epochs 8
+python benchmarks/bench_training.py                             # CiteULike
+python benchmarks/bench_training.py --only no_KD --dataset Foursquare --epochs 8
+python benchmarks/bench_training.py --only DE --thread_counts 2
 
-Prints a table and asserts nothing. Each row is a short run of ``main_no_KD.py`` as a user starts
-it, with what its log says of it. Times are those of the best epoch: on a shared machine the
-smallest is the least disturbed. Memory is the peak resident size, checkpoints included.
+Prints a table and asserts nothing. Each row is a short run of a script as a user starts it, with
+what its log says of it. Times are those of the best epoch: on a shared machine the smallest is the
+least disturbed. Memory is the peak resident size, checkpoints included.
+
+The selection of DE grows from soft to one-hot as its temperature falls: there is a row for its
+first epoch and one for a temperature at which it is one-hot. The teacher is one of few epochs.
 """
 
 import json
@@ -20,7 +24,18 @@ from typing import Literal
 
 import tyro
 
-SCRIPT = Path(__file__).resolve().parents[1] / "main_no_KD.py"
+ROOT = Path(__file__).resolve().parents[1]
+ONE_HOT = "--tau_0=0.001"
+ROWS = {  # name -> script and flags
+    "no_KD, d = 20": ["main_no_KD.py", "--dim=20"],
+    "no_KD, d = 200": ["main_no_KD.py", "--dim=200"],
+    "DE, soft": ["main_DE.py"],
+    "DE, one-hot": ["main_DE.py", ONE_HOT],
+    "URRD": ["main_URRD.py"],
+    "IRRRD": ["main_IRRRD.py"],
+    "DERRD, soft": ["main_DERRD.py"],
+    "DERRD, one-hot": ["main_DERRD.py", ONE_HOT],
+}
 
 
 @dataclass
@@ -33,45 +48,48 @@ class Settings:
     data_dir: Path = Path(os.environ.get("RECDISTILL_DATA", "datasets"))
     # device of models and batches
     device: Literal["cpu", "cuda"] = "cpu"
-    # sizes of the representations
-    dims: tuple[int, ...] = (20, 200)
+    # rows whose name begins so; all of them if empty
+    only: str = ""
     # numbers of threads to try
     thread_counts: tuple[int, ...] = (1, 2)
     # epochs of a run, of which the best counts
-    epochs: int = 20
+    epochs: int = 5
 
 
-def measure(args: Settings, dim: int, threads: int) -> tuple[float, float, int]:
+def run(args: Settings, folder: str, command: list[str], **flags: object) -> Path:
+    """Run a script in ``folder`` and return the summary that it writes."""
+    flags |= {"dataset": args.dataset, "data_dir": args.data_dir.resolve(), "device": args.device}
+    command = [sys.executable, ROOT / command[0], *command[1:], "--overwrite"]
+    command += [f"--{name}={value}" for name, value in flags.items()]
+    if subprocess.run(command, cwd=folder, stdout=subprocess.DEVNULL).returncode:
+        sys.exit(2)  # the script has said why
+    return max(Path(folder).rglob("summary.json"), key=lambda path: path.stat().st_mtime_ns)
+
+
+def measure(summary: Path) -> tuple[float, float, int]:
     """Return the seconds of the best training epoch and evaluation, and the peak memory in MB."""
-    flags = {
-        "dataset": args.dataset,
-        "data_dir": args.data_dir.resolve(),
-        "device": args.device,
-        "dim": dim,
-        "threads": threads,
-        "max_epoch": args.epochs,
-    }
-    command = [sys.executable, SCRIPT, *(f"--{name}={value}" for name, value in flags.items())]
-    with tempfile.TemporaryDirectory() as folder:
-        if subprocess.run(command, cwd=folder, stdout=subprocess.DEVNULL).returncode:
-            sys.exit(2)  # the script has said why
-        (summary,) = Path(folder).rglob("summary.json")
-        log = summary.with_name("train.log").read_text()
-        memory = json.loads(summary.read_text())["peak_rss_mb"]
+    log = summary.with_name("train.log").read_text()
     seconds = re.findall(r"([\d.]+) s \+ ([\d.]+) s$", log, flags=re.MULTILINE)
     training, evaluation = (min(map(float, column)) for column in zip(*seconds, strict=True))
-    return training, evaluation, memory
+    return training, evaluation, json.loads(summary.read_text())["peak_rss_mb"]
 
 
 def main(args: Settings) -> None:
     """Print the table."""
+    rows = {name: command for name, command in ROWS.items() if name.startswith(args.only)}
     print(f"{args.dataset} on {args.device}, best of {args.epochs} epochs\n")
-    print("| d | threads | training epoch, s | evaluation, s | peak memory of the run, MB |")
+    print("| method | threads | training epoch, s | evaluation, s | peak memory of the run, MB |")
     print("| --- | --- | --- | --- | --- |")
-    for dim in args.dims:
-        for threads in args.thread_counts:
-            training, evaluation, memory = measure(args, dim, threads)
-            print(f"| {dim} | {threads} | {training:.3f} | {evaluation:.3f} | {memory} |")
+    with tempfile.TemporaryDirectory() as folder:
+        if any(command[0] != "main_no_KD.py" for command in rows.values()):
+            run(args, folder, ["main_no_KD.py", "--dim=200"], max_epoch=5)
+            run(args, folder, ["main_IRRRD.py"], max_epoch=1)  # makes the teacher's lists
+        for name, command in rows.items():
+            for threads in args.thread_counts:
+                label = {} if command[0] != "main_no_KD.py" else {"name": "measured"}
+                flags = {"threads": threads, "max_epoch": args.epochs} | label
+                training, evaluation, memory = measure(run(args, folder, command, **flags))
+                print(f"| {name} | {threads} | {training:.3f} | {evaluation:.3f} | {memory} |")
 
 
 if __name__ == "__main__":

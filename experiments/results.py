@@ -39,26 +39,35 @@ def read_published_curves(path: Path, method: str) -> dict[str, np.ndarray]:
 
 
 def results_table(runs: list[dict[str, Any]]) -> str:
-    """Return test metrics as Markdown: mean and standard deviation (n - 1) over our own splits."""
+    """Return test metrics as Markdown: mean and standard deviation (n - 1) over our own splits.
+
+    Of one data set, split and size, the best method stands first. Times are those of training and
+    evaluation together, without the teacher's.
+    """
     groups = defaultdict(list)
     for run in runs:
         kind = "own" if run["split"].startswith("seed") else run["split"]
         method = f"{run['method']}-{run['name']}" if run["name"] else run["method"]
-        key = (run["dataset"], kind, run["selection"], run["model"], -run["dim"], method)
-        groups[key].append(run)
+        groups[run["dataset"], kind, run["selection"], run["model"], -run["dim"], method].append(
+            run
+        )
+    rows = []
+    for (*setting, method), members in groups.items():
+        scores = np.array([[run["test"][metric] for metric in METRICS] for run in members])
+        rows.append((setting, -scores[:, 0].mean(), method, members, scores))
     names = ["data set", "split", "selection", "model", "d", "parameters", "method", "runs"]
-    rows = [names + METRICS]
-    for (dataset, kind, selection, model, dim, method), members in sorted(groups.items()):
+    table = [[*names, "time, s", *METRICS]]
+    for (*setting, dim), _, method, members, scores in sorted(rows, key=lambda row: row[:3]):
         parameters = f"{members[0]['num_parameters'] / 1e6:.3f} M"
-        row = [dataset, kind, selection, model, str(-dim), parameters, method, str(len(members))]
-        for metric in METRICS:
-            values = np.array([member["test"][metric] for member in members])
+        seconds = np.mean([run["train_seconds"] + run["eval_seconds"] for run in members])
+        row = [*setting, str(-dim), parameters, method, str(len(members)), f"{seconds:.0f}"]
+        for values in scores.T:
             spread = f" ± {values.std(ddof=1):.4f}" if len(values) > 1 else ""
             row.append(f"{values.mean():.4f}{spread}")
-        rows.append(row)
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    rows.insert(1, ["-" * width for width in widths])
-    return "\n".join("| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows)
+        table.append(row)
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    table.insert(1, ["-" * width for width in widths])
+    return "\n".join("| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in table)
 
 
 @dataclass

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import importlib
 import json
+import math
 from functools import cache
 from types import ModuleType
 
@@ -260,13 +261,20 @@ def test_de_rrd_uses_every_setting_of_both(workdir, teacher_path, usual):
     assert seen["RRD"] == (args.K, args.L, 4.0, args.pool, "sampled", "relaxed", "paper", 0)
 
 
-@pytest.mark.parametrize("script", METHODS)
-@pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf")])
-def test_a_weight_below_zero_is_refused(script, value, workdir, teacher_path):
-    for name in sorted(n for n in named(script) if n.startswith("lmbda_")):
-        with pytest.raises(UserError, match=rf"--{name} {value} is out of range"):
-            script.main(small(script, teacher_path, **{name: value}))
-    assert not (workdir / "logs").exists()
+@pytest.mark.parametrize("script", [*METHODS, main_SVD, main_no_KD])
+def test_a_number_out_of_range_is_refused_at_once(script):
+    """Before a teacher is trained, or anything else."""
+    defaults = dataclasses.asdict(script.Settings()) | {"patience": 30}
+    numbers = {k: v for k, v in defaults.items() if type(v) in (int, float) and k in named(script)}
+    assert len(numbers) >= 4
+    for name, value in numbers.items():
+        from_zero = name in ("reg", "seed", "threads") or name.startswith("lmbda")
+        wrong = [-1, *([] if from_zero else [0])]
+        wrong += [math.nan, math.inf] if isinstance(value, float) else []
+        for number in map(type(value), wrong):
+            with pytest.raises(UserError, match=rf"^--{name} {number} is out of range; use "):
+                script.Settings(**{name: number})
+        script.Settings(**{name: type(value)(0)} if from_zero else {})
 
 
 @pytest.mark.parametrize("selection", ["gumbel", "attention", "one_large", "one_small"])

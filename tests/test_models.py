@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from Models import MODELS, build_model
-from Utils.errors import UserError
 from Utils.optimizer import DenseAdam
 
 USERS, ITEMS = 12, 30
@@ -114,8 +113,3 @@ def test_bpr_counts_its_parameters_as_the_paper_does():
     # DE-RRD, Table 3: 6.08 M and 0.608 M, with one user and one item more than there are.
     assert build_model("BPR", 5220, 25182, 200, seed=0).num_parameters() == 6_080_400
     assert build_model("BPR", 5220, 25182, 20, seed=0).num_parameters() == 608_040
-
-
-def test_a_size_below_one_is_refused():
-    with pytest.raises(UserError, match="--dim 0 is out of range"):
-        build_model("BPR", USERS, ITEMS, 0, seed=0)

@@ -51,18 +51,21 @@ def test_a_kept_summary_follows_from_its_curve(run):
 
 def test_the_table_is_mean_and_standard_deviation():
     base = {"dataset": "D", "selection": "paper", "model": "BPR", "method": "no_KD", "name": ""}
-    base |= {"dim": 20, "num_parameters": 608_000}
+    base |= {"dim": 20, "num_parameters": 608_000, "train_seconds": 60.4, "eval_seconds": 3.0}
     runs = [
         base | {"split": f"seed{i}", "test": dict.fromkeys(METRICS, value)}
         for i, value in enumerate((0.4, 0.5))
     ]
     runs.append(base | {"split": "published", "name": "x", "test": dict.fromkeys(METRICS, 0.3)})
+    runs += [base | {"split": "published", "name": "better", "test": dict.fromkeys(METRICS, 0.31)}]
     lines = results_table(runs).splitlines()
-    assert len(lines) == 4
+    assert len(lines) == 5
+    assert "| 63 " in lines[2]
     assert "0.608 M" in lines[2]
     assert lines[2].count("0.4500 ± 0.0707") == 9
-    assert "no_KD-x" in lines[3]
-    assert lines[3].count("0.3000 ") == 9
+    assert "no_KD-better" in lines[3]  # the best of a group first
+    assert "no_KD-x" in lines[4]
+    assert lines[4].count("0.3000 ") == 9
 
 
 def test_the_results_of_nothing_are_an_error(tmp_path):

@@ -107,7 +107,7 @@ def test_a_checkpoint_cut_short_is_one_line(workdir):
     (path,) = (workdir / "checkpoints").rglob("last.pt")
     path.write_bytes(path.read_bytes()[:1000])
     result = run_script("main_no_KD.py", *SMALL, "--resume", cwd=workdir)
-    assert_refused(result, "last.pt: cut short", "--overwrite starts again")
+    assert_refused(result, "last.pt: cut short", "--overwrite to start again")
 
 
 def test_the_environment_names_the_data_folder_and_a_flag_overrides_it(workdir):

@@ -44,7 +44,6 @@ class DE(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        _check(num_experts, tau_0, tau_P, P)
         # Functions, not modules: the student is trained as itself, and the teacher never.
         self.student, self.teacher = student.representations, teacher.representations
         self.num_users, self.num_items = student.num_users, student.num_items
@@ -118,14 +117,3 @@ class DE(nn.Module):
             kind: selector(h_t[kind]).argmax(dim=1).cpu().numpy().astype(np.int16)
             for kind, selector in self.selectors.items()
         }
-
-
-def _check(num_experts: int, tau_0: float, tau_P: float, P: int) -> None:
-    """Refuse what no selection can use."""
-    if num_experts < 1:
-        raise UserError(f"--num_experts {num_experts} is out of range; use 1 or more")
-    for name, value in (("tau_0", tau_0), ("tau_P", tau_P)):
-        if not 0 < value < float("inf"):
-            raise UserError(f"--{name} {value} is out of range; use a number above 0")
-    if P < 1:
-        raise UserError(f"--P {P} is out of range; use 1 or more")

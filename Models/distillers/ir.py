@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from Models.distillers.rrd import RRD, RankingLists, check_list, relaxed_ranking_loss
+from Models.distillers.rrd import RRD, RankingLists, relaxed_ranking_loss
 from Models.recommender import Recommender
 from Utils.dataset import distinct
 from Utils.teacher import Teacher
@@ -36,7 +36,6 @@ class ItemSideRRD(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        check_list(K, L, T, suffix="_I")
         self.rrd, self.score = rrd, student.score
         self.num_above = K
         self.lists = RankingLists(

@@ -49,7 +49,6 @@ class RRD(nn.Module):
             ranking,
             variant,
         )
-        check_list(K, L, T, pool)
         split = teacher.split
         self.num_above = K if ranking == "relaxed" else K + L
         self.lists = RankingLists(
@@ -193,12 +192,3 @@ class RankingLists:
                 return draws
             again = torch.randint(self.num_columns, shape, generator=generator, device=device)
             draws = torch.where(wrong, again, draws)
-
-
-def check_list(K: int, L: int, T: float, pool: int = 1, suffix: str = "") -> None:
-    """Refuse what no list can be drawn with; ``suffix`` completes the settings' names."""
-    for name, value in (("K", K), ("L", L), ("pool", pool)):
-        if value < 1:
-            raise UserError(f"--{name}{suffix} {value} is out of range; use 1 or more")
-    if not 0 < T < float("inf"):
-        raise UserError(f"--T{suffix} {T} is out of range; use a number above 0, such as 10")
