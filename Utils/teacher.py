@@ -21,6 +21,7 @@ from Utils.files import read_checkpoint, read_npz, sha256_of, write_whole
 from Utils.run import FORMAT, run_folder
 
 CHUNK = 256  # users or items whose scores are held at a time
+REMEDY = "name another --teacher, or delete it to have one trained"
 SCRIPT = Path(__file__).resolve().parents[1] / "main_no_KD.py"
 
 
@@ -136,10 +137,10 @@ def load_teacher(
         "split_sha256": split.sha256,
         "model": args.model,
     }
-    kept = read_checkpoint(path, identity, device, "use another --teacher, or leave it out")
+    kept = read_checkpoint(path, identity, device, REMEDY)
     model = build_model(kept["model"], split.num_users, split.num_items, kept["dim"], seed=0)
     model.load_state_dict(kept["weights"])
-    if not kept["finished"]:
+    if not kept.get("finished"):
         warn(f"{path}: this teacher was never trained to its end; main_no_KD.py --resume goes on")
     if kept["dim"] < args.dim:
         warn(f"{path}: the teacher (d={kept['dim']}) is smaller than the student (d={args.dim})")
@@ -150,9 +151,10 @@ def _own_teacher(args: Any, split: LeaveOneOutSplit) -> Path:
     """Return the checkpoint of the teacher that belongs to a run; train it to its end if needed."""
     folder = run_folder(replace(args, dim=args.teacher_dim, name=""), "no_KD", split.name)
     path = Path("checkpoints") / folder / "best.pt"
-    unfinished = path.with_name("last.pt").exists()
-    if path.exists() and torch.load(path, mmap=True, weights_only=True)["finished"]:
+    if path.exists() and read_checkpoint(path, {}, torch.device("cpu"), REMEDY).get("finished"):
         return path
+    summary = Path("logs") / folder / "summary.json"
+    unfinished = path.with_name("last.pt").exists() and not summary.exists()
     same = ("dataset", "split", "seed", "model", "selection", "data_dir", "device", "threads")
     command = [SCRIPT.name, *(f"--{name}={getattr(args, name)}" for name in same)]
     command += [f"--dim={args.teacher_dim}", "--resume" if unfinished else "--overwrite"]

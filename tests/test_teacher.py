@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -123,8 +124,12 @@ def test_a_missing_teacher_is_trained_first(workdir):
     assert (workdir / "logs/synthetic/BPR-d100/no_KD/seed0/summary.json").exists()
     result = run_script("main_URRD.py", *flags, cwd=workdir)
     assert "training it first" not in result.stdout
-    result = run_script("main_SVD.py", *flags[:2], "--teacher_dim=0", "--name=none", cwd=workdir)
-    assert "main_no_KD.py: --dim 0 is out of range" in result.stderr
+
+
+def test_a_teacher_that_cannot_be_trained_is_one_line(workdir):
+    (workdir / "checkpoints").write_text("a file where the folder should be")
+    result = run_script("main_SVD.py", "--dataset=synthetic", cwd=workdir)
+    assert "main_no_KD.py: " in result.stderr
     assert_refused(result, "main_SVD.py: the teacher could not be trained, as said above")
 
 
@@ -134,18 +139,24 @@ def test_an_unfinished_teacher_of_ones_own_is_trained_to_its_end(workdir, split,
         patch.setattr(Run, "_finish", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             main_no_KD.main(args)
-    commands = []
+    commands, run = [], subprocess.run
 
-    def resume(command):
+    def resume(command, **options):
+        if command[0] == "git":
+            return run(command, **options)
         commands.append(command[2:])
-        main_no_KD.main(dataclasses.replace(args, resume=True))
-        return dataclasses.make_dataclass("Result", ["returncode"])(0)
+        main_no_KD.main(dataclasses.replace(args, resume=not args.overwrite))
+        return subprocess.CompletedProcess(command, 0)
 
     monkeypatch.setattr("subprocess.run", resume)
     load(split)
     assert commands[0][-2:] == ["--dim=16", "--resume"]
     load(split)
     assert len(commands) == 1
+    (workdir / "checkpoints/synthetic/BPR-d16/no_KD/seed0/best.pt").unlink()
+    args = dataclasses.replace(args, overwrite=True)
+    load(split)
+    assert commands[1][-2:] == ["--dim=16", "--overwrite"]  # there was nothing to resume
 
 
 def test_a_doubtful_teacher_is_used_with_a_warning(copied, split, capsys):
@@ -164,8 +175,8 @@ def test_a_doubtful_teacher_is_used_with_a_warning(copied, split, capsys):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"dataset": "CiteULike"}, "its dataset is CiteULike, not synthetic; use another --teac"),
-        ({"split": "seed1"}, "its split is seed1, not seed0; use another --teacher, or leave it"),
+        ({"dataset": "CiteULike"}, "its dataset is CiteULike, not synthetic; name another --te"),
+        ({"split": "seed1"}, "its split is seed1, not seed0; name another --teacher, or delete it"),
         ({"split_sha256": "0"}, "its split_sha256 is 0, not "),
         ({"model": "NeuMF"}, "its model is NeuMF, not BPR"),
         ({"format": "older"}, "its format is older, not recdistill run"),
@@ -180,7 +191,7 @@ def test_a_teacher_of_something_else_is_refused(copied, split, change, words):
 def test_a_file_that_is_no_teacher_is_refused(split, workdir):
     (workdir / "best.pt").write_bytes(b"nothing")
     with pytest.raises(
-        UserError, match=r"best\.pt: cut short or no checkpoint; use another --teac"
+        UserError, match=r"best\.pt: cut short or no checkpoint; name another --teac"
     ):
         load(split, teacher="best.pt")
     with pytest.raises(UserError, match=r"absent/best\.pt: no such file"):
