@@ -82,8 +82,11 @@ class Teacher:
                 return torch.from_numpy(kept["top"][:, :count]).to(self.device)
         best = [scores.topk(count).indices.int() for scores in self._unseen_scores(kind, count)]
         top = torch.cat(best)
-        with write_whole(path) as file:
-            np.savez(file, top=top.cpu().numpy(), teacher_sha256=self.sha256)
+        try:
+            with write_whole(path) as file:
+                np.savez(file, top=top.cpu().numpy(), teacher_sha256=self.sha256)
+        except UserError as error:
+            warn(f"the teacher's lists are not kept: {error}")
         return top
 
     @torch.no_grad()

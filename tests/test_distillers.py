@@ -80,7 +80,7 @@ def lists(K=2, L=3, T=2.0, pool=6, columns=20, rows=1, **changes) -> RankingList
     """Row r has the list 19, 18, ... and the training pairs (r, 0), (r, 1)."""
     top = torch.arange(columns - 1, columns - 1 - pool, -1).int().expand(rows, -1)
     seen = torch.cartesian_prod(torch.arange(rows), torch.arange(2)).T.numpy()
-    other = {"interesting": "sampled", "below_drawn": False, "seed": 0, "purpose": "test"}
+    other = {"interesting": "sampled", "below_drawn": False, "seed": 0, "kind": "items"}
     return RankingLists(top, tuple(seen), columns, K=K, L=L, T=T, **other | changes)
 
 
@@ -134,20 +134,20 @@ def test_lists_of_all_there_is():
     assert sorted(below[0].tolist()) == list(range(2, 14))
 
 
-def test_lists_depend_on_seed_purpose_and_epoch_alone():
+def test_lists_depend_on_depend_on_seed_kind_and_epoch_alone():
     first = lists(rows=50)
     first.draw(3)
     again = torch.cat(first.draw(2), dim=1)
     assert torch.equal(again, torch.cat(lists(rows=50).draw(2), dim=1))
-    for changes, epoch in (({}, 3), ({"seed": 1}, 2), ({"purpose": "other"}, 2)):
+    for changes, epoch in (({}, 3), ({"seed": 1}, 2), ({"kind": "users"}, 2)):
         assert not torch.equal(again, torch.cat(lists(rows=50, **changes).draw(epoch), dim=1))
 
 
 def test_lists_that_do_not_fit_are_refused():
-    with pytest.raises(UserError, match=r"7 interesting .* lists of 6; use a smaller --K"):
+    with pytest.raises(UserError, match=r"7 interesting items .* lists of 6; use a smaller --K "):
         lists(K=7)
     with pytest.raises(
-        UserError, match=r"13 uninteresting .* 2 training .* lists of 6: .* 20; use"
+        UserError, match=r"13 uninteresting items .* 2 in training and 6 in .* 20; use"
     ):
         lists(L=13)
 
@@ -449,8 +449,8 @@ def test_a_distiller_does_not_own_the_student(student, teacher):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"K": 51}, "51 interesting ones do not fit into the teacher's lists of 50"),
-        ({"L": 1990}, "1990 uninteresting ones do not fit"),
+        ({"K": 51}, "51 interesting items do not fit into the teacher's lists of 50"),
+        ({"L": 1990}, "1990 uninteresting items do not fit"),
         ({"pool": 1998}, "lists of 1998 items are too long: synthetic has 1,998 items"),
     ],
 )
@@ -460,5 +460,5 @@ def test_lists_that_cannot_be_are_refused(student, teacher, changes, words):
 
 
 def test_lists_of_users_that_cannot_be_are_refused(student, teacher):
-    with pytest.raises(UserError, match="51 interesting ones do not fit"):
+    with pytest.raises(UserError, match=r"51 interesting users do not fit .* smaller --K_I"):
         ItemSideRRD(SimpleNamespace(), student, teacher, K=51, L=2, T=3.0, pool=50)

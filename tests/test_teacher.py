@@ -83,6 +83,16 @@ def test_top_lists_are_made_once_and_of_the_right_teacher(copied, split, workdir
         teacher.top_items(30)
 
 
+def test_lists_that_cannot_be_kept_are_used_all_the_same(copied, split, monkeypatch, capsys):
+    def full(_):
+        raise UserError("copy: no room")
+
+    monkeypatch.setattr("Utils.teacher.write_whole", full)
+    assert load(split, teacher=copied).top_items(30).shape == (split.num_users, 30)
+    expected = "warning: the teacher's lists are not kept: copy: no room\n"
+    assert capsys.readouterr().err == expected
+
+
 def test_a_teacher_is_found_by_data_model_size_and_seed(workdir, split, monkeypatch):
     for dim, seed in ((16, 0), (17, 0), (16, 1)):
         main_no_KD.main(main_no_KD.Settings(dataset="synthetic", dim=dim, seed=seed, max_epoch=1))

@@ -48,7 +48,7 @@ class ItemSideRRD(nn.Module):
             interesting=interesting,
             below_drawn=False,
             seed=seed,
-            purpose="lists of users",
+            kind="users",
         )
 
     def begin_epoch(self, epoch: int) -> None:

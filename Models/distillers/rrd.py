@@ -43,14 +43,11 @@ class RRD(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.score, self.teacher, self.ranking, self.variant = (
-            student.score,
-            teacher,
-            ranking,
-            variant,
-        )
-        split = teacher.split
+        # A function and no module: the student is trained as itself.
+        self.score, self.teacher = student.score, teacher
+        self.ranking, self.variant = ranking, variant
         self.num_above = K if ranking == "relaxed" else K + L
+        split = teacher.split
         self.lists = RankingLists(
             teacher.top_items(pool),
             (split.train_users, split.train_items),
@@ -61,7 +58,7 @@ class RRD(nn.Module):
             interesting=interesting,
             below_drawn=variant == "paper",
             seed=seed,
-            purpose="lists of items",
+            kind="items",
         )
 
     def begin_epoch(self, epoch: int) -> None:
@@ -114,6 +111,7 @@ class RankingLists:
     top : (N, pool) the teacher's lists, best first, without training pairs.
     seen : the training pairs, as rows and columns of these lists.
     num_columns : how many items, or users, there are.
+    kind : what the lists are of, ``items`` or ``users``.
     interesting : ``sampled``, or ``top`` for the first K without drawing.
     below_drawn : uninteresting ones may come from the list, below the last interesting one.
     """
@@ -129,27 +127,30 @@ class RankingLists:
         interesting: str,
         below_drawn: bool,
         seed: int,
-        purpose: str,
+        kind: str,
     ) -> None:
         self.top, self.num_columns, self.below_drawn = top, num_columns, below_drawn
         self.K, self.L, self.T, self.interesting = K, L, T, interesting
-        self.seed, self.purpose = seed, purpose
+        self.seed, self.kind = seed, kind
+        which = "_I" if kind == "users" else ""  # completes the settings' names
         if K > top.shape[1]:
             raise UserError(
-                f"{K} interesting ones do not fit into the teacher's lists of {top.shape[1]}; "
-                f"use a smaller --K (and --L, where all are interesting) or a larger --pool"
+                f"{K} interesting {kind} do not fit into the teacher's lists of {top.shape[1]}; "
+                f"use a smaller --K{which} (and --L{which}, if all are interesting), or a larger "
+                f"--pool"
             )
         self.seen = chunks_of_pairs(*seen, len(top), CHUNK, top.device)
         most = max(int(torch.bincount(rows).max()) for rows, _ in self.seen if len(rows))
         if top.shape[1] + most + L > num_columns:
             raise UserError(
-                f"{L} uninteresting ones do not fit beside {most} training pairs and the teacher's "
-                f"lists of {top.shape[1]}: there are {num_columns:,}; use a smaller --L or --pool"
+                f"{L} uninteresting {kind} do not fit beside {most} in training and {top.shape[1]} "
+                f"in the teacher's lists: there are {num_columns:,}; use a smaller --L{which} or "
+                f"--pool"
             )
 
     def draw(self, epoch: int) -> tuple[Tensor, Tensor]:
         """Return this epoch's interesting ``(N, K)`` and uninteresting ``(N, L)`` ones, int64."""
-        generator = torch_generator(self.seed, self.purpose, epoch, self.top.device)
+        generator = torch_generator(self.seed, f"lists of {self.kind}", epoch, self.top.device)
         drawn = [
             self._draw_chunk(top.long(), seen, generator)
             for top, seen in zip(self.top.split(CHUNK), self.seen, strict=True)
