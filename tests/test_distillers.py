@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from copy import deepcopy
 from types import SimpleNamespace
 
 import pytest
@@ -9,13 +10,14 @@ import torch
 from scipy.stats import chisquare
 from torch import nn
 
-from Models import distillers
+from Models import build_model, distillers
 from Models.distillers import DE, RRD, ItemSideRRD
 from Models.distillers.rrd import RankingLists, relaxed_ranking_loss
 from Models.recommender import Recommender
 from Utils.dataset import PairSampler, distinct_by_weight
 from Utils.errors import UserError
 from Utils.files import sha256_of
+from Utils.teacher import Teacher
 
 BATCH = torch.tensor([[3, 5, 3, 9, 5, 3], [7, 8, 9, 7, 7, 1], [1, 7, 7, 30, 2, 7]])
 
@@ -416,6 +418,32 @@ def test_repeats_that_weigh_nothing_change_neither_loss_nor_gradient(student, te
             for m in modules:
                 m.zero_grad()
         torch.testing.assert_close(found[0], found[1])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device at hand")
+def test_cuda_gives_the_losses_of_the_cpu_and_never_waits(student, teacher, split):
+    copy = build_model("BPR", split.num_users, split.num_items, 8, seed=0).cuda()
+    copy.load_state_dict(student.state_dict())
+    moved = Teacher(deepcopy(teacher.model).cuda(), split, teacher.path)
+    for mine, theirs in zip(
+        all_distillers(student, teacher), all_distillers(copy, moved), strict=True
+    ):
+        for distiller in (mine, theirs):
+            if hasattr(distiller, "rrd"):
+                distiller.rrd.begin_epoch(0)
+            distiller.begin_epoch(0)
+        theirs.load_state_dict(mine.state_dict())
+        for name in {"items", "users"} & vars(mine).keys():  # the same lists
+            setattr(theirs, name, getattr(mine, name).cuda())
+        if hasattr(mine, "rrd"):
+            theirs.rrd.items = mine.rrd.items.cuda()
+        batch = BATCH.cuda()
+        theirs.loss(batch)  # kernels are loaded
+        torch.cuda.set_sync_debug_mode("error")
+        loss = theirs.loss(batch)
+        loss.backward()
+        torch.cuda.set_sync_debug_mode("default")
+        torch.testing.assert_close(loss.cpu(), mine.loss(BATCH), rtol=1e-4, atol=1e-4)
 
 
 def test_the_teacher_is_never_trained(student, teacher, split):

@@ -128,6 +128,17 @@ def test_sampled_product_equals_a_gather():
     torch.testing.assert_close(sampled_product(users, items, columns), expected)
 
 
+def test_sampled_products_gradient_is_that_of_finite_differences():
+    generator = torch.Generator().manual_seed(0)
+    rows, table = (
+        torch.randn(n, 3, generator=generator, dtype=torch.float64, requires_grad=True)
+        for n in (4, 9)
+    )
+    columns = torch.randint(9, (4, 5), generator=generator)
+    columns[0] = columns[0, 0]  # repeats add up
+    assert torch.autograd.gradcheck(sampled_product, (rows, table, columns))
+
+
 def test_metrics_of_known_ranks():
     found = metrics(torch.tensor([1, 3, 8, 500]))
     assert found["H@5"] == 0.5

@@ -25,6 +25,9 @@ def test_scores_agree_for_pairs_lists_and_all_items(model):
     assert everything.shape == (3, ITEMS)
     torch.testing.assert_close(model.score(users, items), everything.gather(1, items))
     torch.testing.assert_close(model.score(users, items[:, 1]), everything.gather(1, items)[:, 1])
+    lists = torch.tensor([[3, 0], [5, 5], [11, 3]])  # of users, for items 1, 2 and 29
+    expected = model.score_all(torch.arange(USERS)).T[items[0]].gather(1, lists)
+    torch.testing.assert_close(model.score(lists, items[0]), expected)
     factors = model.factors()
     if factors:
         torch.testing.assert_close(everything, (factors[0] @ factors[1].T)[users])
@@ -68,6 +71,24 @@ def test_the_gradient_is_that_of_finite_differences(model):
             assert gradient.view(-1)[place].item() == pytest.approx(
                 (above - below) / (2 * step), abs=1e-6
             )
+
+
+def test_gradients_of_lists_are_those_of_pairs(model):
+    users, items = torch.tensor([3, 0, 3]), torch.tensor([[1, 2, 29], [0, 0, 5], [4, 3, 2]])
+    weights = torch.randn(3, 3, generator=torch.Generator().manual_seed(1)).double()
+    flat = (users.repeat_interleave(3), items.flatten())
+    found = []
+    for scores in (
+        model.score(users, items),
+        model.score(*flat).view(3, 3),
+        model.score(flat[0].view(3, 3).T, torch.tensor([1, 2, 29])),
+        model.score(flat[0].view(3, 3).T.flatten(), torch.tensor([1, 2, 29]).repeat_interleave(3)),
+    ):
+        (scores.view(3, 3) * weights).sum().backward()
+        found.append([parameter.grad.to_dense() for parameter in model.parameters()])
+        model.zero_grad()
+    torch.testing.assert_close(found[0], found[1])
+    torch.testing.assert_close(found[2], found[3])
 
 
 def test_the_loss_is_finite_for_large_scores(model):

@@ -11,6 +11,7 @@ from conftest import ROOT
 
 from experiments import results
 from experiments.results import read_curves, read_published_curves, read_runs, results_table
+from Models import MODELS
 from Utils.errors import UserError
 from Utils.evaluation import METRICS
 from Utils.selection import Selection
@@ -95,6 +96,12 @@ def test_imports_point_one_way():
     forbidden = {
         "Utils": ("Models", "main_", "experiments"),
         "Models": ("main_", "experiments", "Models.distillers"),
+        # no distiller knows a base model's class
+        "Models/distillers": (
+            "main_",
+            "experiments",
+            *(f"Models.{name.lower()}" for name in MODELS),
+        ),
     }
     for folder, names in forbidden.items():
         for path in (ROOT / folder).glob("*.py"):
