@@ -83,11 +83,11 @@ def gumbel_softmax(probabilities: Tensor, tau: float, generator: torch.Generator
 
 
 def temperature(epoch: int, tau_0: float, tau_P: float, P: int) -> float:
-    """Return ``tau_0 (tau_P / tau_0)^(epoch / P)``.
+    """Return ``tau_0 (tau_P / tau_0)^(epoch / P)``, and tau_P from epoch P on.
 
     Source: DE-RRD paper, section 4.1.3.
     """
-    return tau_0 * (tau_P / tau_0) ** (epoch / P)
+    return tau_0 * (tau_P / tau_0) ** min(epoch / P, 1)
 
 
 def _linear(

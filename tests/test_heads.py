@@ -128,7 +128,7 @@ def test_a_certain_selection_stays_finite():
 
 
 @pytest.mark.parametrize(
-    ("epoch", "expected"), [(0, 1.0), (1, 10**-0.01), (500, 1e-5), (1000, 1e-10)]
+    ("epoch", "expected"), [(0, 1.0), (1, 10**-0.01), (500, 1e-5), (1000, 1e-10), (10**6, 1e-10)]
 )
 def test_the_temperature_falls_from_tau_0_to_tau_p(epoch, expected):
     assert temperature(epoch, 1.0, 1e-10, 1000) == pytest.approx(expected)
