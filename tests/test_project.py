@@ -43,7 +43,7 @@ def test_a_kept_summary_follows_from_its_curve(run):
     for epoch in range(run["epochs"]):
         assert epoch == 0 or not selection.stops(epoch - 1)
         selection.update(epoch, {name: values[epoch] for name, values in columns.items()})
-    assert selection.stops(run["epochs"] - 1)
+    assert selection.stops(run["epochs"] - 1) or run["method"] == "SVD"  # one evaluation
     assert run["best_epoch"] == selection.best_epoch
     for name, value in run["test"].items():
         epoch = selection.epoch_for(int(name.split("@")[1]))
