@@ -7,7 +7,7 @@ PYTHON ?= python3
 # The notebook lays published curves beside ours where they are at hand.
 export RECDISTILL_REFERENCE ?= $(wildcard $(abspath ../shared/reference))
 
-DEMO = --dataset synthetic --lr 0.002 --overwrite
+DEMO = --dataset synthetic --lr 0.002 --threads 1 --overwrite
 
 .PHONY: demo test
 demo: .venv/requirements.installed
