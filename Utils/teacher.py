@@ -21,7 +21,8 @@ from Utils.files import read_checkpoint, read_npz, sha256_of, write_whole
 from Utils.run import FORMAT, run_folder
 
 CHUNK = 256  # users or items whose scores are held at a time
-REMEDY = "name another --teacher, or delete it to have one trained"
+OTHERS = "name another --teacher, or none to have one trained"
+OWN = "delete it to have it trained anew"
 SCRIPT = Path(__file__).resolve().parents[1] / "main_no_KD.py"
 
 
@@ -140,7 +141,7 @@ def load_teacher(
         "split_sha256": split.sha256,
         "model": args.model,
     }
-    kept = read_checkpoint(path, identity, device, REMEDY)
+    kept = read_checkpoint(path, identity, device, OTHERS if args.teacher else OWN)
     model = build_model(kept["model"], split.num_users, split.num_items, kept["dim"], seed=0)
     model.load_state_dict(kept["weights"])
     if not kept.get("finished"):
@@ -154,7 +155,7 @@ def _own_teacher(args: Any, split: LeaveOneOutSplit) -> Path:
     """Return the checkpoint of the teacher that belongs to a run; train it to its end if needed."""
     folder = run_folder(replace(args, dim=args.teacher_dim, name=""), "no_KD", split.name)
     path = Path("checkpoints") / folder / "best.pt"
-    if path.exists() and read_checkpoint(path, {}, torch.device("cpu"), REMEDY).get("finished"):
+    if path.exists() and read_checkpoint(path, {}, torch.device("cpu"), OWN).get("finished"):
         return path
     summary = Path("logs") / folder / "summary.json"
     unfinished = path.with_name("last.pt").exists() and not summary.exists()

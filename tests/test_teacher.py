@@ -186,7 +186,7 @@ def test_a_doubtful_teacher_is_used_with_a_warning(copied, split, capsys):
     ("change", "words"),
     [
         ({"dataset": "CiteULike"}, "its dataset is CiteULike, not synthetic; name another --te"),
-        ({"split": "seed1"}, "its split is seed1, not seed0; name another --teacher, or delete it"),
+        ({"split": "seed1"}, "its split is seed1, not seed0; name another --teacher, or none"),
         ({"split_sha256": "0"}, "its split_sha256 is 0, not "),
         ({"model": "NeuMF"}, "its model is NeuMF, not BPR"),
         ({"format": "older"}, "its format is older, not recdistill run"),
@@ -204,5 +204,12 @@ def test_a_file_that_is_no_teacher_is_refused(split, workdir):
         UserError, match=r"best\.pt: cut short or no checkpoint; name another --teac"
     ):
         load(split, teacher="best.pt")
+    own = workdir / "checkpoints/synthetic/BPR-d16/no_KD/seed0/best.pt"
+    own.parent.mkdir(parents=True)
+    own.write_bytes(b"nothing")
+    with pytest.raises(
+        UserError, match=r"best\.pt: cut short .*; delete it to have it trained anew"
+    ):
+        load(split)
     with pytest.raises(UserError, match=r"absent/best\.pt: no such file"):
         load(split, teacher="absent/best.pt")
