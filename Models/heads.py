@@ -75,7 +75,7 @@ class Selector(nn.Module):
 def gumbel_softmax(probabilities: Tensor, tau: float, generator: torch.Generator) -> Tensor:
     """Return relaxed one-hot draws, ``softmax((log alpha + g) / tau)``, g ~ Gumbel(0, 1): (N, M).
 
-    Source: DE-RRD paper, section 4.1.2, equation 6; 1e-10 in the logarithm as in its code.
+    Source: DE-RRD paper, section 4.1.2, equation 7; 1e-10 in the logarithm as in its code.
     """
     race = torch.empty_like(probabilities).exponential_(generator=generator)
     gumbel = -race.clamp_min_(torch.finfo(race.dtype).tiny).log_()
