@@ -48,7 +48,7 @@ class Settings(RunSettings):
     T: float = 10.0
     # length of the teacher's lists of items and of users
     pool: int = 500
-    # sampled: the method; top: the teacher's first K
+    # sampled: the method; top: the teacher's first K, and K_I
     interesting: Literal["sampled", "top"] = "sampled"
     # relaxed: the method; the others are the ablations (d) and (e) of the paper's table 4
     ranking: Literal["relaxed", "full", "interesting"] = "relaxed"
