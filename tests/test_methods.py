@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import importlib
 import json
 import math
 from functools import cache
@@ -328,7 +327,6 @@ def test_the_record_says_which_teacher_it_was(script, workdir, teacher_path, tea
 
 def test_a_finished_run_asks_for_no_teacher(workdir, teacher_path, monkeypatch, capsys):
     for script in (*METHODS, main_SVD):
-        importlib.reload(script)
         script.main(small(script, teacher_path))
         monkeypatch.setattr(script, "load_teacher", lambda *_: pytest.fail("not needed"))
         script.main(small(script, teacher_path))

@@ -1,5 +1,6 @@
 """RRD: the student ranks the teacher's best items in the teacher's order, above all others."""
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -119,7 +120,7 @@ class RankingLists:
     def __init__(
         self,
         top: Tensor,
-        seen: tuple,
+        seen: tuple[np.ndarray, np.ndarray],
         num_columns: int,
         K: int,
         L: int,
