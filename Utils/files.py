@@ -118,7 +118,7 @@ def read_checkpoint(
     try:
         content = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
+        raise UserError(f"{path}: no such file; {remedy}") from None
     except Exception as error:  # a broken or foreign file makes torch raise one of many kinds
         raise UserError(f"{path}: cut short or no checkpoint; {remedy}") from error
     for key, expected in identity.items():

@@ -48,9 +48,8 @@ def results_table(runs: list[dict[str, Any]]) -> str:
     for run in runs:
         kind = "own" if run["split"].startswith("seed") else run["split"]
         method = f"{run['method']}-{run['name']}" if run["name"] else run["method"]
-        groups[run["dataset"], kind, run["selection"], run["model"], -run["dim"], method].append(
-            run
-        )
+        key = (run["dataset"], kind, run["selection"], run["model"], -run["dim"], method)
+        groups[key].append(run)
     rows = []
     for (*setting, method), members in groups.items():
         scores = np.array([[run["test"][metric] for metric in METRICS] for run in members])

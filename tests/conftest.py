@@ -1,8 +1,10 @@
 """What tests share: the built-in data, real data where it is, scripts as a user runs them."""
 
+import contextlib
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ import main_no_KD
 from Models import build_model
 from Models.recommender import Recommender
 from Utils.data_utils import LeaveOneOutSplit, leave_one_out, load_interactions
+from Utils.dataset import PairSampler
 from Utils.teacher import Teacher, load_teacher
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -71,6 +74,27 @@ def workdir(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RECDISTILL_DATA", raising=False)
     return tmp_path
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+@contextlib.contextmanager
+def killed_in(epoch: int, monkeypatch) -> Iterator[None]:
+    """Let the code inside die while it trains epoch ``epoch``."""
+    original = PairSampler.epoch
+
+    def dying(sampler, number):
+        for count, batch in enumerate(original(sampler, number)):
+            if number == epoch and count == 5:
+                raise Killed
+            yield batch
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PairSampler, "epoch", dying)
+        with pytest.raises(Killed):
+            yield
 
 
 def start_script(*arguments: str, cwd: Path, **options) -> subprocess.Popen:

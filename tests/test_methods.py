@@ -10,7 +10,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from conftest import SCRIPT_NAMES
+from conftest import SCRIPT_NAMES, killed_in
 
 import main_DE
 import main_DERRD
@@ -20,7 +20,6 @@ import main_SVD
 import main_URRD
 from Models import build_model
 from Models.low_rank import low_rank_factors
-from Utils.dataset import PairSampler
 from Utils.errors import UserError
 from Utils.evaluation import METRICS, Evaluator
 from Utils.run import epochs_of
@@ -148,10 +147,6 @@ def test_equal_commands_give_equal_bytes(script, workdir, teacher_path):
     assert [read(workdir, script, name) for name in names] == first
 
 
-class Killed(Exception):
-    """Stands for the end of the process."""
-
-
 @pytest.mark.parametrize("script", METHODS)
 def test_a_resumed_run_equals_one_that_was_never_stopped(
     script, workdir, teacher_path, monkeypatch
@@ -163,18 +158,8 @@ def test_a_resumed_run_equals_one_that_was_never_stopped(
     whole = [read(workdir, script, name) for name in names]
     (path,) = workdir.rglob(f"{method(script)}/*/last.pt")
     last = torch.load(path, weights_only=True)
-    original = PairSampler.epoch
-
-    def dying(sampler, number):
-        for count, batch in enumerate(original(sampler, number)):
-            if number == 2 and count == 5:
-                raise Killed
-            yield batch
-
-    with monkeypatch.context() as patch:
-        patch.setattr(PairSampler, "epoch", dying)
-        with pytest.raises(Killed):
-            script.main(dataclasses.replace(args, overwrite=True))
+    with killed_in(2, monkeypatch):
+        script.main(dataclasses.replace(args, overwrite=True))
     script.main(dataclasses.replace(args, resume=True))
     assert "resumed after epoch" in read(workdir, script, "train.log").decode()
     assert [read(workdir, script, name) for name in names] == whole
@@ -221,13 +206,7 @@ def usual(tmp_path_factory, teacher_path):
     return run
 
 
-CASES = [
-    (script, name)
-    for script in METHODS
-    for name in OTHER_VALUES
-    if name in named(script) - (NO_KD if script is main_DERRD else set())
-    and not (script is main_DERRD and name in ("variant", "seed"))
-]
+CASES = [(script, name) for script in METHODS for name in OTHER_VALUES if name in named(script)]
 
 
 @pytest.mark.parametrize(("script", "name"), CASES)
@@ -253,7 +232,7 @@ def test_de_rrd_uses_every_setting_of_both(workdir, teacher_path, usual):
                 return original(*arguments)
 
             patch.setattr(main_DERRD, name, build)
-        args = small(main_DERRD, teacher_path, variant="paper", seed=0, **{"T": 4.0})
+        args = small(main_DERRD, teacher_path, variant="paper", T=4.0)
         main_DERRD.main(args)
     expected = (args.num_experts, args.tau_0, args.tau_P, args.P, "gumbel", "paper", 0)
     assert seen["DE"] == expected

@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from conftest import killed_in
 
 import main_no_KD
 from main_no_KD import Settings, main
@@ -216,24 +217,10 @@ def test_a_setting_out_of_range_is_refused_before_anything_is_written(workdir, s
 # --- starting again ------------------------------------------------------------------------------
 
 
-class Killed(Exception):
-    """Stands for the end of the process."""
-
-
 def run_until(epoch: int, monkeypatch, **changes) -> None:
     """Run, and die while epoch ``epoch`` is being trained."""
-    original = PairSampler.epoch
-
-    def dying(sampler, number):
-        for count, batch in enumerate(original(sampler, number)):
-            if number == epoch and count == 5:
-                raise Killed
-            yield batch
-
-    with monkeypatch.context() as patch:
-        patch.setattr(PairSampler, "epoch", dying)
-        with pytest.raises(Killed):
-            main(small(**changes))
+    with killed_in(epoch, monkeypatch):
+        main(small(**changes))
 
 
 def test_a_finished_run_is_left_alone(workdir, capsys):

@@ -211,5 +211,5 @@ def test_a_file_that_is_no_teacher_is_refused(split, workdir):
         UserError, match=r"best\.pt: cut short .*; delete it to have it trained anew"
     ):
         load(split)
-    with pytest.raises(UserError, match=r"absent/best\.pt: no such file"):
+    with pytest.raises(UserError, match=r"absent/best\.pt: no such file; name another --teacher"):
         load(split, teacher="absent/best.pt")

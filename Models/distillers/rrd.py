@@ -169,9 +169,8 @@ class RankingLists:
             race = torch.empty(top.shape, device=top.device).exponential_(generator=generator)
             arrivals = race.clamp_min_(torch.finfo(race.dtype).tiny).log_() + places / self.T
             chosen = arrivals.topk(self.K, largest=False, sorted=False).indices.sort().values
-        excluded = torch.zeros(
-            len(top), self.num_columns, dtype=torch.bool, device=top.device
-        )  # of one chunk, never of everybody
+        # For one chunk; nothing of this kind is ever held for everybody.
+        excluded = torch.zeros(len(top), self.num_columns, dtype=torch.bool, device=top.device)
         excluded[seen] = True
         last = chosen[:, -1:] if self.below_drawn else places[-1]
         excluded.scatter_(1, top, (places <= last).expand_as(top))
