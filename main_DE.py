@@ -16,7 +16,8 @@ Departures from the DE-RRD paper (section 4.1), all as in its authors' code; wit
 from dataclasses import dataclass
 from typing import Literal
 
-from Models import build_model
+from experiments.settings import with_defaults
+from Models import build_model, new_model
 from Models.distillers import DE
 from Utils.data_utils import load_split
 from Utils.dataset import PairSampler
@@ -28,7 +29,7 @@ from Utils.teacher import load_teacher
 # ---------------------------------------------------------------------------------------------
 @dataclass
 class Settings(RunSettings):
-    """The hyperparameters; defaults are those of the authors' published CiteULike run."""
+    """The hyperparameters; None is the tuned value, of a row in experiments/settings.csv."""
 
     # data set; synthetic is built in
     dataset: Literal["CiteULike", "Foursquare", "synthetic"] = "CiteULike"
@@ -36,18 +37,20 @@ class Settings(RunSettings):
     split: Literal["seed", "published"] = "seed"
     # of the split, the first weights, the batches, the negatives and the selection noise
     seed: int = 0
-    # base model of teacher and student
-    model: Literal["BPR"] = "BPR"
-    # size of the student's representations, d_s: 20 is phi = 0.1
-    dim: int = 20
-    # size of the teacher's representations, d_t
-    teacher_dim: int = 200
+    # base model of teacher and student: BPR or NeuMF
+    model: str = "BPR"
+    # size of the student's representations, d_s: 20 (NeuMF: 25) is phi = 0.1
+    dim: int | None = None
+    # hidden layers of NeuMF, each half as wide as the one before
+    num_layers: int | None = None
+    # size of the teacher's representations, d_t: 200 (NeuMF: 250)
+    teacher_dim: int | None = None
     # checkpoint of a teacher, or its folder; empty: the run of main_no_KD.py on the same split
     teacher: str = ""
     # weight of the distillation loss, lambda_DE; 0.01 goes with sums over a batch
-    lmbda_DE: float = 0.01
+    lmbda_DE: float | None = None
     # number of experts M, for users and for items each
-    num_experts: int = 30
+    num_experts: int | None = None
     # temperature of the selection: tau_0 (tau_P / tau_0)^(epoch / P)
     tau_0: float = 1.0
     # its value at epoch P
@@ -56,14 +59,16 @@ class Settings(RunSettings):
     P: int = 1000
     # gumbel: the method; the others are the ablations (a) to (c) of the paper's table 4
     expert_selection: Literal["gumbel", "attention", "one_large", "one_small"] = "gumbel"
+    # what experts rebuild: the last hidden layer (NeuMF: of pairs), or users and items apart
+    layer: Literal["last", "embeddings"] = "last"
     # formulas of the published code, or of the paper: see the departures above
     variant: Literal["published_code", "paper"] = "published_code"
     # epochs at which each user's and item's most probable expert is kept: 0,20,-1 (-1: the last)
     save_selection: str = ""
     # learning rate of Adam
-    lr: float = 0.001
+    lr: float | None = None
     # weight decay of Adam, on all parameters
-    reg: float = 0.001
+    reg: float | None = None
     # training pairs a step, each with one negative
     batch_size: int = 1024
     # most epochs to train
@@ -79,13 +84,13 @@ class Settings(RunSettings):
 
 def main(args: Settings) -> None:
     """Run the experiment."""
+    args = with_defaults("DE", args)
     device, keep_at = use_device(args), epochs_of(args.save_selection)
     split = load_split(args.dataset, args.split, args.seed, args.data_dir)
     if is_finished("DE", args, split):
         return
+    student = new_model(args, split).to(device)
     teacher = load_teacher(args, split, device, build_model)
-    student = build_model(args.model, split.num_users, split.num_items, args.dim, args.seed)
-    student.to(device)
     distiller = DE(
         student,
         teacher,
@@ -94,6 +99,7 @@ def main(args: Settings) -> None:
         args.tau_P,
         args.P,
         args.expert_selection,
+        args.layer,
         args.variant,
         args.seed,
     )

@@ -10,7 +10,8 @@ from the paper (section 4.3) are those of main_DE.py and main_URRD.py.
 from dataclasses import dataclass
 from typing import Literal
 
-from Models import build_model
+from experiments.settings import with_defaults
+from Models import build_model, new_model
 from Models.distillers import DE, RRD
 from Utils.data_utils import load_split
 from Utils.dataset import PairSampler
@@ -22,7 +23,7 @@ from Utils.teacher import load_teacher
 # ---------------------------------------------------------------------------------------------
 @dataclass
 class Settings(RunSettings):
-    """The hyperparameters; defaults are those of the authors' published CiteULike runs."""
+    """The hyperparameters; None is the tuned value, of a row in experiments/settings.csv."""
 
     # data set; synthetic is built in
     dataset: Literal["CiteULike", "Foursquare", "synthetic"] = "CiteULike"
@@ -30,18 +31,20 @@ class Settings(RunSettings):
     split: Literal["seed", "published"] = "seed"
     # of the split, the first weights, the batches, the negatives, lists and noise
     seed: int = 0
-    # base model of teacher and student
-    model: Literal["BPR"] = "BPR"
-    # size of the student's representations, d_s: 20 is phi = 0.1
-    dim: int = 20
-    # size of the teacher's representations, d_t
-    teacher_dim: int = 200
+    # base model of teacher and student: BPR or NeuMF
+    model: str = "BPR"
+    # size of the student's representations, d_s: 20 (NeuMF: 25) is phi = 0.1
+    dim: int | None = None
+    # hidden layers of NeuMF, each half as wide as the one before
+    num_layers: int | None = None
+    # size of the teacher's representations, d_t: 200 (NeuMF: 250)
+    teacher_dim: int | None = None
     # checkpoint of a teacher, or its folder; empty: the run of main_no_KD.py on the same split
     teacher: str = ""
     # weight of DE, lambda_DE; 0.01 goes with sums over a batch
-    lmbda_DE: float = 0.01
+    lmbda_DE: float | None = None
     # number of experts M, for users and for items each
-    num_experts: int = 30
+    num_experts: int | None = None
     # temperature of the selection: tau_0 (tau_P / tau_0)^(epoch / P)
     tau_0: float = 1.0
     # its value at epoch P
@@ -51,27 +54,29 @@ class Settings(RunSettings):
     # gumbel: the method; the others are the ablations (a) to (c) of the paper's table 4
     expert_selection: Literal["gumbel", "attention", "one_large", "one_small"] = "gumbel"
     # weight of RRD, lambda_RRD; 0.001 goes with a sum over users
-    lmbda_RRD: float = 0.001
+    lmbda_RRD: float | None = None
     # interesting items a user, in the teacher's order
-    K: int = 40
+    K: int | None = None
     # uninteresting items a user
-    L: int = 40
+    L: int | None = None
     # the k-th item of the teacher's list is drawn with weight exp(-k / T)
-    T: float = 10.0
+    T: float | None = None
     # length of the teacher's lists, from which interesting ones are drawn
     pool: int = 500
     # sampled: the method; top: the teacher's first K
     interesting: Literal["sampled", "top"] = "sampled"
     # relaxed: the method; the others are the ablations (d) and (e) of the paper's table 4
     ranking: Literal["relaxed", "full", "interesting"] = "relaxed"
+    # what experts rebuild: the last hidden layer (NeuMF: of pairs), or users and items apart
+    layer: Literal["last", "embeddings"] = "last"
     # formulas of the published code, or of the paper: see main_DE.py and main_URRD.py
     variant: Literal["published_code", "paper"] = "published_code"
     # epochs at which each user's and item's most probable expert is kept: 0,20,-1 (-1: the last)
     save_selection: str = ""
     # learning rate of Adam
-    lr: float = 0.001
+    lr: float | None = None
     # weight decay of Adam, on all parameters
-    reg: float = 0.001
+    reg: float | None = None
     # training pairs a step, each with one negative
     batch_size: int = 1024
     # most epochs to train
@@ -87,13 +92,13 @@ class Settings(RunSettings):
 
 def main(args: Settings) -> None:
     """Run the experiment."""
+    args = with_defaults("DERRD", args)
     device, keep_at = use_device(args), epochs_of(args.save_selection)
     split = load_split(args.dataset, args.split, args.seed, args.data_dir)
     if is_finished("DERRD", args, split):
         return
+    student = new_model(args, split).to(device)
     teacher = load_teacher(args, split, device, build_model)
-    student = build_model(args.model, split.num_users, split.num_items, args.dim, args.seed)
-    student.to(device)
     de = DE(
         student,
         teacher,
@@ -102,6 +107,7 @@ def main(args: Settings) -> None:
         args.tau_P,
         args.P,
         args.expert_selection,
+        args.layer,
         args.variant,
         args.seed,
     )

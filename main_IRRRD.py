@@ -10,7 +10,8 @@ not at hand to compare. For RRD's own departures see main_URRD.py.
 from dataclasses import dataclass
 from typing import Literal
 
-from Models import build_model
+from experiments.settings import with_defaults
+from Models import build_model, new_model
 from Models.distillers import RRD, ItemSideRRD
 from Utils.data_utils import load_split
 from Utils.dataset import PairSampler
@@ -22,7 +23,7 @@ from Utils.teacher import load_teacher
 # ---------------------------------------------------------------------------------------------
 @dataclass
 class Settings(RunSettings):
-    """The hyperparameters; defaults are those of the authors' published CiteULike run."""
+    """The hyperparameters; None is the tuned value, of a row in experiments/settings.csv."""
 
     # data set; synthetic is built in
     dataset: Literal["CiteULike", "Foursquare", "synthetic"] = "CiteULike"
@@ -30,22 +31,24 @@ class Settings(RunSettings):
     split: Literal["seed", "published"] = "seed"
     # of the split, the first weights, the batches, the negatives and the lists
     seed: int = 0
-    # base model of teacher and student
-    model: Literal["BPR"] = "BPR"
-    # size of the student's representations, d_s: 20 is phi = 0.1
-    dim: int = 20
-    # size of the teacher's representations, d_t
-    teacher_dim: int = 200
+    # base model of teacher and student: BPR or NeuMF
+    model: str = "BPR"
+    # size of the student's representations, d_s: 20 (NeuMF: 25) is phi = 0.1
+    dim: int | None = None
+    # hidden layers of NeuMF, each half as wide as the one before
+    num_layers: int | None = None
+    # size of the teacher's representations, d_t: 200 (NeuMF: 250)
+    teacher_dim: int | None = None
     # checkpoint of a teacher, or its folder; empty: the run of main_no_KD.py on the same split
     teacher: str = ""
     # weight of the user side, lambda_U; 0.001 goes with a sum over users
-    lmbda_RRD: float = 0.001
+    lmbda_RRD: float | None = None
     # interesting items a user, in the teacher's order
-    K: int = 40
+    K: int | None = None
     # uninteresting items a user
-    L: int = 40
+    L: int | None = None
     # the k-th item of the teacher's list is drawn with weight exp(-k / T)
-    T: float = 10.0
+    T: float | None = None
     # length of the teacher's lists of items and of users
     pool: int = 500
     # sampled: the method; top: the teacher's first K, and K_I
@@ -53,17 +56,17 @@ class Settings(RunSettings):
     # relaxed: the method; the others are the ablations (d) and (e) of the paper's table 4
     ranking: Literal["relaxed", "full", "interesting"] = "relaxed"
     # weight of the item side, lambda_I
-    lmbda_IR: float = 0.0005
+    lmbda_IR: float | None = None
     # interesting users an item
-    K_I: int = 20
+    K_I: int | None = None
     # uninteresting users an item
-    L_I: int = 20
+    L_I: int | None = None
     # the k-th user of the teacher's list is drawn with weight exp(-k / T_I)
-    T_I: float = 10.0
+    T_I: float | None = None
     # learning rate of Adam
-    lr: float = 0.001
+    lr: float | None = None
     # weight decay of Adam, on all parameters
-    reg: float = 0.001
+    reg: float | None = None
     # training pairs a step, each with one negative
     batch_size: int = 1024
     # most epochs to train
@@ -79,13 +82,13 @@ class Settings(RunSettings):
 
 def main(args: Settings) -> None:
     """Run the experiment."""
+    args = with_defaults("IRRRD", args)
     device = use_device(args)
     split = load_split(args.dataset, args.split, args.seed, args.data_dir)
     if is_finished("IRRRD", args, split):
         return
+    student = new_model(args, split).to(device)
     teacher = load_teacher(args, split, device, build_model)
-    student = build_model(args.model, split.num_users, split.num_items, args.dim, args.seed)
-    student.to(device)
     user_side = RRD(
         student,
         teacher,

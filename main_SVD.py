@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
+from torch import Tensor
 
-from Models import build_model
+from experiments.settings import with_defaults
+from Models import build_model, new_model
 from Models.low_rank import low_rank_factors
+from Models.recommender import Recommender
 from Utils.data_utils import load_split
 from Utils.errors import UserError
 from Utils.run import Run, is_finished
@@ -24,7 +27,7 @@ from Utils.teacher import load_teacher
 # ---------------------------------------------------------------------------------------------
 @dataclass
 class Settings(RunSettings):
-    """There is nothing to tune but the size."""
+    """There is nothing to tune but the size; None is the usual one."""
 
     # data set; synthetic is built in
     dataset: Literal["CiteULike", "Foursquare", "synthetic"] = "CiteULike"
@@ -32,12 +35,12 @@ class Settings(RunSettings):
     split: Literal["seed", "published"] = "seed"
     # of the split and of the teacher
     seed: int = 0
-    # base model of teacher and student
-    model: Literal["BPR"] = "BPR"
-    # size of the student's representations, d_s: 20 is phi = 0.1
-    dim: int = 20
-    # size of the teacher's representations, d_t
-    teacher_dim: int = 200
+    # base model of teacher and student: BPR or NeuMF
+    model: str = "BPR"
+    # size of the student's representations, d_s: 20 (NeuMF: 25) is phi = 0.1
+    dim: int | None = None
+    # size of the teacher's representations, d_t: 200 (NeuMF: 250)
+    teacher_dim: int | None = None
     # checkpoint of a teacher, or its folder; empty: the run of main_no_KD.py on the same split
     teacher: str = ""
     # the rule of the runs that this one stands beside, and of a teacher that is missing
@@ -55,16 +58,15 @@ class Settings(RunSettings):
 
 def main(args: Settings) -> None:
     """Run the experiment."""
+    args = with_defaults("SVD", args)
     device = use_device(args)
     split = load_split(args.dataset, args.split, args.seed, args.data_dir)
     if is_finished("SVD", args, split):
         return
+    student = new_model(args, split).to(device)
+    _require_factors(student, "--model", args.model)
     teacher = load_teacher(args, split, device, build_model)
-    factors = teacher.model.factors()
-    if factors is None:
-        raise UserError(f"--model {args.model}: SVD needs scores that are inner products; use BPR")
-    student = build_model(args.model, split.num_users, split.num_items, args.dim, args.seed)
-    student.to(device)
+    factors = _require_factors(teacher.model, "--teacher", teacher.path)
 
     with Run("SVD", args, split, student, teacher=teacher) as run:
         for _ in run.epochs():
@@ -73,6 +75,14 @@ def main(args: Settings) -> None:
                 for mine, best in zip(student.factors(), approximation, strict=True):
                     mine.copy_(best)
             run.evaluate()
+
+
+def _require_factors(model: Recommender, flag: str, value: object) -> tuple[Tensor, Tensor]:
+    factors = model.factors()
+    if factors is None:
+        kind = type(model).__name__
+        raise UserError(f"{flag} {value}: SVD needs inner products, which {kind}'s scores are not")
+    return factors
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ The authors later report that leaving out the sampling of interesting items help
 from dataclasses import dataclass
 from typing import Literal
 
-from Models import build_model
+from experiments.settings import with_defaults
+from Models import build_model, new_model
 from Models.distillers import RRD
 from Utils.data_utils import load_split
 from Utils.dataset import PairSampler
@@ -29,7 +30,7 @@ from Utils.teacher import load_teacher
 # ---------------------------------------------------------------------------------------------
 @dataclass
 class Settings(RunSettings):
-    """The hyperparameters; defaults are those of the authors' published CiteULike run."""
+    """The hyperparameters; None is the tuned value, of a row in experiments/settings.csv."""
 
     # data set; synthetic is built in
     dataset: Literal["CiteULike", "Foursquare", "synthetic"] = "CiteULike"
@@ -37,22 +38,24 @@ class Settings(RunSettings):
     split: Literal["seed", "published"] = "seed"
     # of the split, the first weights, the batches, the negatives and the lists
     seed: int = 0
-    # base model of teacher and student
-    model: Literal["BPR"] = "BPR"
-    # size of the student's representations, d_s: 20 is phi = 0.1
-    dim: int = 20
-    # size of the teacher's representations, d_t
-    teacher_dim: int = 200
+    # base model of teacher and student: BPR or NeuMF
+    model: str = "BPR"
+    # size of the student's representations, d_s: 20 (NeuMF: 25) is phi = 0.1
+    dim: int | None = None
+    # hidden layers of NeuMF, each half as wide as the one before
+    num_layers: int | None = None
+    # size of the teacher's representations, d_t: 200 (NeuMF: 250)
+    teacher_dim: int | None = None
     # checkpoint of a teacher, or its folder; empty: the run of main_no_KD.py on the same split
     teacher: str = ""
     # weight of the distillation loss, lambda_RRD; 0.001 goes with a sum over users
-    lmbda_RRD: float = 0.001
+    lmbda_RRD: float | None = None
     # interesting items a user, in the teacher's order
-    K: int = 40
+    K: int | None = None
     # uninteresting items a user
-    L: int = 40
+    L: int | None = None
     # the k-th item of the teacher's list is drawn with weight exp(-k / T)
-    T: float = 10.0
+    T: float | None = None
     # length of the teacher's lists, from which interesting ones are drawn
     pool: int = 500
     # sampled: the method; top: the teacher's first K
@@ -62,9 +65,9 @@ class Settings(RunSettings):
     # formulas of the published code, or of the paper: see the departures above
     variant: Literal["published_code", "paper"] = "published_code"
     # learning rate of Adam
-    lr: float = 0.001
+    lr: float | None = None
     # weight decay of Adam, on all parameters
-    reg: float = 0.001
+    reg: float | None = None
     # training pairs a step, each with one negative
     batch_size: int = 1024
     # most epochs to train
@@ -80,13 +83,13 @@ class Settings(RunSettings):
 
 def main(args: Settings) -> None:
     """Run the experiment."""
+    args = with_defaults("URRD", args)
     device = use_device(args)
     split = load_split(args.dataset, args.split, args.seed, args.data_dir)
     if is_finished("URRD", args, split):
         return
+    student = new_model(args, split).to(device)
     teacher = load_teacher(args, split, device, build_model)
-    student = build_model(args.model, split.num_users, split.num_items, args.dim, args.seed)
-    student.to(device)
     distiller = RRD(
         student,
         teacher,

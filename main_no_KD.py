@@ -12,7 +12,8 @@ Departures from the DE-RRD paper (section 5.1), all as in its authors' code:
 from dataclasses import dataclass
 from typing import Literal
 
-from Models import build_model
+from experiments.settings import with_defaults
+from Models import new_model
 from Utils.data_utils import load_split
 from Utils.dataset import PairSampler
 from Utils.run import Run
@@ -22,7 +23,7 @@ from Utils.settings import RunSettings, launch, use_device
 # ---------------------------------------------------------------------------------------------
 @dataclass
 class Settings(RunSettings):
-    """The hyperparameters; defaults are those of the authors' published CiteULike runs."""
+    """The hyperparameters; None is the tuned value, of a row in experiments/settings.csv."""
 
     # data set; synthetic is built in
     dataset: Literal["CiteULike", "Foursquare", "synthetic"] = "CiteULike"
@@ -30,14 +31,16 @@ class Settings(RunSettings):
     split: Literal["seed", "published"] = "seed"
     # of the split, the first weights, the batches and the negatives
     seed: int = 0
-    # base model
-    model: Literal["BPR"] = "BPR"
-    # size of the representations, d: 200 is the paper's teacher, 20 its student (phi = 0.1)
-    dim: int = 20
+    # base model: BPR or NeuMF
+    model: str = "BPR"
+    # size of the representations, d: 200 (NeuMF: 250) is the paper's teacher, 20 (25) its student
+    dim: int | None = None
+    # hidden layers of NeuMF, each half as wide as the one before
+    num_layers: int | None = None
     # learning rate of Adam
-    lr: float = 0.001
+    lr: float | None = None
     # weight decay of Adam, on all parameters
-    reg: float = 0.001
+    reg: float | None = None
     # training pairs a step, each with one negative
     batch_size: int = 1024
     # most epochs to train
@@ -53,10 +56,10 @@ class Settings(RunSettings):
 
 def main(args: Settings) -> None:
     """Run the experiment."""
+    args = with_defaults("no_KD", args)
     device = use_device(args)
     split = load_split(args.dataset, args.split, args.seed, args.data_dir)
-    model = build_model(args.model, split.num_users, split.num_items, args.dim, args.seed)
-    model.to(device)
+    model = new_model(args, split).to(device)
     sampler = PairSampler(split, args.batch_size, args.seed, device)
 
     with Run("no_KD", args, split, model) as run:

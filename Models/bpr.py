@@ -51,7 +51,11 @@ class BPR(Recommender):
         return -F.logsigmoid(margin).sum()
 
     def representations(self, users: Tensor, items: Tensor) -> dict[str, Tensor]:
-        """Return the embeddings: ``(B, d)`` for users, ``(C, d)`` for items."""
+        """Return the embeddings, there is no other layer: ``(B, d)`` and ``(C, d)``."""
+        return self.embeddings(users, items)
+
+    def embeddings(self, users: Tensor, items: Tensor) -> dict[str, Tensor]:
+        """Return rows of the two tables: ``(B, d)`` for users, ``(C, d)`` for items."""
         return {"user": self.user(users), "item": self.item(items)}
 
     def factors(self) -> tuple[Tensor, Tensor]:

@@ -1,12 +1,18 @@
 """The one interface that every base model keeps; distillers and evaluation know nothing else."""
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 from torch import Tensor, nn
 
 
 class Recommender(nn.Module, ABC):
-    """A base model for ``num_users`` x ``num_items`` with representations of size ``dim``."""
+    """A base model for ``num_users`` x ``num_items`` with representations of size ``dim``.
+
+    ``options`` names the settings that the model takes beside these, by keyword.
+    """
+
+    options: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, num_users: int, num_items: int, dim: int) -> None:
         super().__init__()
@@ -17,7 +23,8 @@ class Recommender(nn.Module, ABC):
         """Return differentiable logits.
 
         ``(B,), (B,) -> (B,)`` for pairs, ``(B,), (B, K) -> (B, K)`` for a list of items a user and
-        ``(B, K), (B,) -> (B, K)`` for a list of users an item.
+        ``(B, K), (B,) -> (B, K)`` for a list of users an item. Without gradients, ``B`` and ``K``
+        may be as large as wanted: no more is held than a multiple of what is returned.
         """
 
     @abstractmethod
@@ -30,10 +37,17 @@ class Recommender(nn.Module, ABC):
 
     @abstractmethod
     def representations(self, users: Tensor, items: Tensor) -> dict[str, Tensor]:
-        """Return the hidden layer that distillation matches.
+        """Return the last hidden layer, which distillation matches.
 
         Where the two are encoded apart, ``{"user": (B, d), "item": (C, d)}`` for ``(B,)`` users and
         ``(C,)`` items; where they are encoded jointly, ``{"pair": (B, d)}`` for ``(B,)`` of each.
+        """
+
+    @abstractmethod
+    def embeddings(self, users: Tensor, items: Tensor) -> dict[str, Tensor]:
+        """Return the first layer, in which users and items are apart in every model.
+
+        ``{"user": (B, d), "item": (C, d)}`` for ``(B,)`` users and ``(C,)`` items.
         """
 
     def factors(self) -> tuple[Tensor, Tensor] | None:

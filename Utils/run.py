@@ -88,6 +88,7 @@ class Run:
             "split_sha256": split.sha256,
             "model": args.model,
             "dim": args.dim,
+            "options": {option: getattr(model, option) for option in model.options},
             "teacher_sha256": teacher.sha256 if teacher else None,
         }
         self.optimizer = DenseAdam(self.modules.parameters(), args.lr, weight_decay=args.reg)
@@ -444,8 +445,9 @@ def is_finished(method: str, args: Any, split: LeaveOneOutSplit) -> bool:
 
 def _refuse_other_settings(logs: Path, args: Any) -> None:
     """Raise if the folder was made with other hyperparameters than these."""
-    theirs = read_json(logs / "config.json")["settings"]
     ours = asdict(args)
+    newer = {field.name: field.default for field in fields(args)}  # than the run, so not in it
+    theirs = newer | read_json(logs / "config.json")["settings"]
     free = {field.name for field in fields(RunSettings)}
     differing = [
         f"{key} {theirs.get(key)} (now {ours.get(key)})"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from math import isfinite
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import tyro
@@ -18,6 +18,10 @@ from Utils.errors import UserError
 @dataclass
 class RunSettings:
     """Where and how a script runs. What is learned is set in the script's own block."""
+
+    # Numbers are above 0, weights lmbda_* and those named here at least 0, and some of any sign.
+    from_zero: ClassVar[tuple[str, ...]] = ("reg", "seed", "threads")
+    any_sign: ClassVar[tuple[str, ...]] = ()
 
     # folder of the data sets; the environment variable RECDISTILL_DATA replaces this default
     data_dir: str = field(default_factory=lambda: os.environ.get("RECDISTILL_DATA", "datasets"))
@@ -33,14 +37,16 @@ class RunSettings:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what no run can use: numbers are above 0, or at least 0 where that has a sense."""
+        """Refuse what no run can use."""
         for field_ in fields(self):
             name, value = field_.name, getattr(self, field_.name)
             if isinstance(value, bool) or not isinstance(value, int | float):
                 continue
-            from_zero = name in ("reg", "seed", "threads") or name.startswith("lmbda")
-            if not (isfinite(value) and (value > 0 or (value == 0 and from_zero))):
+            from_zero = name in self.from_zero or name.startswith("lmbda")
+            in_range = value > 0 or (value == 0 and from_zero) or name in self.any_sign
+            if not (isfinite(value) and in_range):
                 wanted = "0 or more" if from_zero else "a number above 0"
+                wanted = "a finite number" if name in self.any_sign else wanted
                 raise UserError(f"--{name} {value} is out of range; use {wanted}")
         if self.resume and self.overwrite:
             raise UserError("--resume goes on and --overwrite starts again; use one of them")

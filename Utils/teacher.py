@@ -3,7 +3,7 @@
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -56,8 +56,13 @@ class Teacher:
 
     @torch.no_grad()
     def representations(self, users: Tensor, items: Tensor) -> dict[str, Tensor]:
-        """Return the hidden layer that distillation matches, as ``Recommender`` does."""
+        """Return the last hidden layer, as ``Recommender`` does."""
         return self.model.representations(users, items)
+
+    @torch.no_grad()
+    def embeddings(self, users: Tensor, items: Tensor) -> dict[str, Tensor]:
+        """Return the first layer, as ``Recommender`` does."""
+        return self.model.embeddings(users, items)
 
     @torch.no_grad()
     def score(self, users: Tensor, items: Tensor) -> Tensor:
@@ -81,8 +86,7 @@ class Teacher:
                 warn(f"{path}: is of another teacher; making it anew")
             elif kept["top"].shape[1] >= count:
                 return torch.from_numpy(kept["top"][:, :count]).to(self.device)
-        best = [scores.topk(count).indices.int() for scores in self._unseen_scores(kind, count)]
-        top = torch.cat(best)
+        top = top_lists(self.model, self.split, kind, count)
         try:
             with write_whole(path) as file:
                 np.savez(file, top=top.cpu().numpy(), teacher_sha256=self.sha256)
@@ -90,33 +94,47 @@ class Teacher:
             warn(f"the teacher's lists are not kept: {error}")
         return top
 
-    @torch.no_grad()
-    def _unseen_scores(self, kind: str, count: int) -> Iterator[Tensor]:
-        """Yield scores ``(CHUNK, num_items)`` of users, or the mirror; training pairs are -inf."""
-        rows, columns = self.split.train_users, self.split.train_items
-        shape = (self.split.num_users, self.split.num_items)
-        if kind == "users":
-            rows, columns, shape = columns, rows, shape[::-1]
-        most = np.bincount(rows).max()
-        if count > shape[1] - most:
-            raise UserError(
-                f"the teacher's lists of {count} {kind} are too long: {self.split.dataset} has "
-                f"{shape[1]:,} {kind}, of which up to {most} are seen; use a smaller --pool"
-            )
-        everyone = torch.arange(shape[0], device=self.device).split(CHUNK)
-        seen = chunks_of_pairs(rows, columns, shape[0], CHUNK, self.device)
-        for chunk, pairs in zip(everyone, seen, strict=True):
-            scores = self.model.score_all(chunk) if kind == "items" else self._of_items(chunk)
-            scores[pairs] = -torch.inf
-            yield scores
 
-    def _of_items(self, items: Tensor) -> Tensor:
-        """Return all users' scores of ``(B,)`` items: ``(B, num_users)``."""
-        factors = self.model.factors()
-        if factors:
-            return factors[1][items] @ factors[0].T
-        users = torch.arange(self.split.num_users, device=self.device)
-        return self.model.score(users.expand(len(items), -1), items)
+@torch.no_grad()
+def top_lists(model: nn.Module, split: LeaveOneOutSplit, kind: str, count: int) -> Tensor:
+    """Return a ``Recommender``'s best ``count`` items of each user, best first, or the mirror.
+
+    ``(num_users, count)`` int32 for ``kind`` items, ``(num_items, count)`` for users. Training
+    pairs are left out.
+
+    Raises
+    ------
+    UserError
+        If there are not that many beside those in training.
+    """
+    rows, columns = split.train_users, split.train_items
+    num_rows, num_columns = split.num_users, split.num_items
+    if kind == "users":
+        rows, columns, num_rows, num_columns = columns, rows, num_columns, num_rows
+    most = np.bincount(rows).max()
+    if count > num_columns - most:
+        raise UserError(
+            f"the teacher's lists of {count} {kind} are too long: {split.dataset} has "
+            f"{num_columns:,} {kind}, of which up to {most} are seen; use a smaller --pool"
+        )
+    device = next(model.parameters()).device
+    chunks = torch.arange(num_rows, device=device).split(CHUNK)
+    seen = chunks_of_pairs(rows, columns, num_rows, CHUNK, device)
+    best = []
+    for chunk, pairs in zip(chunks, seen, strict=True):
+        scores = model.score_all(chunk) if kind == "items" else _scores_of_items(model, chunk)
+        scores[pairs] = -torch.inf
+        best.append(scores.topk(count).indices.int())
+    return torch.cat(best)
+
+
+def _scores_of_items(model: nn.Module, items: Tensor) -> Tensor:
+    """Return all users' scores of ``(B,)`` items: ``(B, num_users)``."""
+    factors = model.factors()
+    if factors:
+        return factors[1][items] @ factors[0].T
+    users = torch.arange(model.num_users, device=items.device)
+    return model.score(users.expand(len(items), -1), items)
 
 
 def load_teacher(
@@ -130,19 +148,25 @@ def load_teacher(
     Raises
     ------
     UserError
-        If the file is missing, broken, or a teacher of another data set, split or base model.
+        If the file is missing, broken, or of another data set or split.
     """
-    path = Path(args.teacher) if args.teacher else _own_teacher(args, split)
+    path = Path(args.teacher) if args.teacher else own_teacher(args, split)
     path = path / "best.pt" if path.is_dir() else path
     identity = {
         "format": FORMAT,
         "dataset": split.dataset,
         "split": split.name,
         "split_sha256": split.sha256,
-        "model": args.model,
     }
     kept = read_checkpoint(path, identity, device, OTHERS if args.teacher else OWN)
-    model = build_model(kept["model"], split.num_users, split.num_items, kept["dim"], seed=0)
+    model = build_model(
+        kept["model"],
+        split.num_users,
+        split.num_items,
+        kept["dim"],
+        seed=0,
+        **kept.get("options", {}),
+    )
     model.load_state_dict(kept["weights"])
     if not kept.get("finished"):
         warn(f"{path}: this teacher was never trained to its end; main_no_KD.py --resume goes on")
@@ -151,7 +175,7 @@ def load_teacher(
     return Teacher(model.to(device), split, path)
 
 
-def _own_teacher(args: Any, split: LeaveOneOutSplit) -> Path:
+def own_teacher(args: Any, split: LeaveOneOutSplit) -> Path:
     """Return the checkpoint of the teacher that belongs to a run; train it to its end if needed."""
     folder = run_folder(replace(args, dim=args.teacher_dim, name=""), "no_KD", split.name)
     path = Path("checkpoints") / folder / "best.pt"

@@ -5,8 +5,10 @@ their scores and representations alone. ``begin_epoch(epoch)`` changes what chan
 ``loss(batch)`` is the distillation term, without its weight. Methods combine by adding.
 """
 
+from Models.distillers.cd import CD
 from Models.distillers.de import DE
 from Models.distillers.ir import ItemSideRRD
+from Models.distillers.rd import RD
 from Models.distillers.rrd import RRD
 
-__all__ = ["DE", "RRD", "ItemSideRRD"]
+__all__ = ["CD", "DE", "RD", "RRD", "ItemSideRRD"]

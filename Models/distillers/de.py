@@ -27,6 +27,8 @@ class DE(nn.Module):
     tau_0, tau_P, P : temperature at epoch 0 and at epoch P of the selection.
     expert_selection : ``gumbel``, the method; ``attention`` mixes all experts by their probability;
         ``one_large`` averages all experts; ``one_small`` has one expert (section 5.3, table 4).
+    layer : ``last``: the last hidden layer; ``embeddings``: the first one, with users and items
+        apart (section 4.1.3, the first of the two ways to distil NeuMF).
     variant : ``published_code``: squared norms, items weighted as above, and the temperature of the
         epoch before. ``paper``: norms (equation 7), every item weighs 1, the epoch's temperature.
     """
@@ -40,12 +42,16 @@ class DE(nn.Module):
         tau_P: float,
         P: int,
         expert_selection: str = "gumbel",
+        layer: str = "last",
         variant: str = "published_code",
         seed: int = 0,
     ) -> None:
         super().__init__()
         # Functions, not modules: the student is trained as itself, and the teacher never.
-        self.student, self.teacher = student.representations, teacher.representations
+        self.student, self.teacher = {
+            "last": (student.representations, teacher.representations),
+            "embeddings": (student.embeddings, teacher.embeddings),
+        }[layer]
         self.num_users, self.num_items = student.num_users, student.num_items
         self.tau_0, self.tau_P, self.P = tau_0, tau_P, P
         self.expert_selection, self.variant, self.seed = expert_selection, variant, seed
@@ -54,6 +60,11 @@ class DE(nn.Module):
         generator = torch_generator(seed, "init DE")
         one = torch.zeros(1, dtype=torch.int64, device=self.device)
         h_s, h_t = self.student(one, one), self.teacher(one, one)
+        if h_s.keys() != h_t.keys():
+            raise UserError(
+                f"the teacher's last layer encodes each {' and '.join(h_t)}, the student's each "
+                f"{' and '.join(h_s)}; use a teacher of the same base model, or --layer embeddings"
+            )
         self.experts, self.selectors = nn.ModuleDict(), nn.ModuleDict()
         for kind in h_s:
             d_s, d_t = h_s[kind].shape[1], h_t[kind].shape[1]

@@ -1,0 +1,156 @@
+"""Draws that several methods share: lists by rank, and items that were not seen."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from Utils.data_utils import LeaveOneOutSplit
+from Utils.dataset import chunks_of_pairs
+from Utils.errors import UserError
+from Utils.seeding import torch_generator
+
+CHUNK = 1024  # users or items whose lists are drawn at a time
+
+
+def draw_by_rank(top: Tensor, K: int, T: float, generator: torch.Generator) -> Tensor:
+    """Return K places of each list, without replacement, the k-th with weight ``exp(-k / T)``.
+
+    ``top``: (N, pool), best first -> (N, K) in increasing order, 0 is the best.
+
+    Source: DE-RRD paper, section 4.2.1.
+    """
+    # The K first of a race with rates exp(-k / T) are such a draw.
+    race = torch.empty(top.shape, device=top.device).exponential_(generator=generator)
+    arrivals = race.clamp_min_(torch.finfo(race.dtype).tiny).log_()
+    arrivals += torch.arange(top.shape[1], device=top.device) / T
+    return arrivals.topk(K, largest=False, sorted=False).indices.sort().values
+
+
+def seen_mask(seen: tuple[Tensor, Tensor], num_rows: int, num_columns: int) -> Tensor:
+    """Return what one chunk's rows have seen, bool; nothing of this kind is held for everybody."""
+    mask = torch.zeros(num_rows, num_columns, dtype=torch.bool, device=seen[0].device)
+    mask[seen] = True
+    return mask
+
+
+def draw_unlike(excluded: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Return different columns for each row, ``(N, count)``, uniform over those not excluded.
+
+    By rejection. Which of two equal draws is drawn again does not depend on what was drawn, so all
+    sets are equally likely.
+    """
+    (num_rows, num_columns), device = excluded.shape, excluded.device
+    shape = num_rows, count
+    draws = torch.randint(num_columns, shape, generator=generator, device=device)
+    while True:
+        ordered, places = draws.sort(dim=1, stable=True)
+        repeats = torch.zeros_like(draws, dtype=torch.bool)
+        repeats.scatter_(1, places[:, 1:], ordered.diff(dim=1) == 0)
+        wrong = excluded.gather(1, draws) | repeats
+        if not wrong.any():
+            return draws
+        again = torch.randint(num_columns, shape, generator=generator, device=device)
+        draws = torch.where(wrong, again, draws)
+
+
+class UnseenItems:
+    """Draws ``count`` different items for every user that are not among their training items."""
+
+    def __init__(
+        self, split: LeaveOneOutSplit, count: int, seed: int, device: torch.device
+    ) -> None:
+        users, items = split.train_users, split.train_items
+        most = int(np.bincount(users).max())
+        if most + count > split.num_items:
+            raise UserError(
+                f"{count} items do not fit beside {most} in training: there are {split.num_items:,}"
+            )
+        self.seen = chunks_of_pairs(users, items, split.num_users, CHUNK, device)
+        self.num_users, self.num_items = split.num_users, split.num_items
+        self.count, self.seed, self.device = count, seed, device
+
+    def draw(self, epoch: int) -> Tensor:
+        """Return this epoch's items: ``(num_users, count)``."""
+        generator = torch_generator(self.seed, "unseen items", epoch, self.device)
+        drawn = [
+            draw_unlike(
+                seen_mask(seen, min(CHUNK, self.num_users - start), self.num_items),
+                self.count,
+                generator,
+            )
+            for start, seen in zip(range(0, self.num_users, CHUNK), self.seen, strict=True)
+        ]
+        return torch.cat(drawn)
+
+
+class RankingLists:
+    """Draws a list of items for every user, or of users for every item, once an epoch.
+
+    Interesting: K of the teacher's list, without replacement, the k-th with weight ``exp(-k / T)``,
+    kept in the teacher's order (DE-RRD paper, section 4.2.1); or its first K.
+    Uninteresting: L, uniform without replacement, neither training pairs nor in the list.
+
+    Parameters
+    ----------
+    top : (N, pool) the teacher's lists, best first, without training pairs.
+    seen : the training pairs, as rows and columns of these lists.
+    num_columns : how many items, or users, there are.
+    kind : what the lists are of, ``items`` or ``users``.
+    interesting : ``sampled``, or ``top`` for the first K without drawing.
+    below_drawn : uninteresting ones may come from the list, below the last interesting one.
+    """
+
+    def __init__(
+        self,
+        top: Tensor,
+        seen: tuple[np.ndarray, np.ndarray],
+        num_columns: int,
+        K: int,
+        L: int,
+        T: float,
+        interesting: str,
+        below_drawn: bool,
+        seed: int,
+        kind: str,
+    ) -> None:
+        self.top, self.num_columns, self.below_drawn = top, num_columns, below_drawn
+        self.K, self.L, self.T, self.interesting = K, L, T, interesting
+        self.seed, self.kind = seed, kind
+        which = "_I" if kind == "users" else ""  # completes the settings' names
+        if K > top.shape[1]:
+            raise UserError(
+                f"{K} interesting {kind} do not fit into the teacher's lists of {top.shape[1]}; "
+                f"use a smaller --K{which} (and --L{which}, if all are interesting), or a larger "
+                f"--pool"
+            )
+        self.seen = chunks_of_pairs(*seen, len(top), CHUNK, top.device)
+        most = max(int(torch.bincount(rows).max()) for rows, _ in self.seen if len(rows))
+        if top.shape[1] + most + L > num_columns:
+            raise UserError(
+                f"{L} uninteresting {kind} do not fit beside {most} in training and {top.shape[1]} "
+                f"in the teacher's lists: there are {num_columns:,}; use a smaller --L{which} or "
+                f"--pool"
+            )
+
+    def draw(self, epoch: int) -> tuple[Tensor, Tensor]:
+        """Return this epoch's interesting ``(N, K)`` and uninteresting ``(N, L)`` ones, int64."""
+        generator = torch_generator(self.seed, f"lists of {self.kind}", epoch, self.top.device)
+        drawn = [
+            self._draw_chunk(top.long(), seen, generator)
+            for top, seen in zip(self.top.split(CHUNK), self.seen, strict=True)
+        ]
+        above, below = (torch.cat(parts) for parts in zip(*drawn, strict=True))
+        return above, below
+
+    def _draw_chunk(
+        self, top: Tensor, seen: tuple[Tensor, Tensor], generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        places = torch.arange(top.shape[1], device=top.device)  # 0 is the best
+        if self.interesting == "top":
+            chosen = places[: self.K].expand(len(top), -1)
+        else:
+            chosen = draw_by_rank(top, self.K, self.T, generator)
+        excluded = seen_mask(seen, len(top), self.num_columns)
+        last = chosen[:, -1:] if self.below_drawn else places[-1]
+        excluded.scatter_(1, top, (places <= last).expand_as(top))
+        return top.gather(1, chosen), draw_unlike(excluded, self.L, generator)

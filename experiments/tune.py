@@ -1,0 +1,233 @@
+"""Search a method's settings: train each combination, keep the best on the validation set.
+
+python -m experiments.tune URRD --model NeuMF --grid lmbda_RRD=1,0.1,0.01 T=10.0,20.0
+python -m experiments.tune no_KD --dim 200 --grid lr=0.01,0.001 reg=0.01,0.001 --draws 3
+python -m experiments.tune DE --grid lmbda_DE=0.1,0.01 --fixed max_epoch=60 --fill
+
+Runs several at once, with one thread each. What is done is written to experiments/tuning/ after
+each run, and is not done again; Ctrl-C, and the same command goes on. With --fill, the best of all
+runs in that file becomes the row of experiments/settings.csv. Test metrics are not looked at.
+"""
+
+import csv
+import importlib
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field, fields
+from io import TextIOWrapper
+from itertools import product
+from math import isnan, nan
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any, Literal, NamedTuple
+
+import tyro
+from tqdm import tqdm
+
+from experiments.settings import TABLE, Row, parse, read_table, with_defaults, write_table
+from Utils.data_utils import load_split
+from Utils.errors import UserError, require_known
+from Utils.files import read_json, write_whole
+from Utils.seeding import numpy_generator
+from Utils.settings import launch
+from Utils.teacher import own_teacher
+
+ROOT = Path(__file__).resolve().parents[1]
+NOT_TUNED = ("dim", "teacher_dim", "patience")  # but left open in scripts
+SCRATCH = Path("tuning")  # where the runs leave their logs and checkpoints; not kept
+
+
+@dataclass
+class Settings:
+    """What is searched."""
+
+    # the method, as in main_<method>.py
+    method: Annotated[str, tyro.conf.Positional]
+    # values to combine: name=value,value name=value,value
+    grid: tuple[str, ...]
+    # settings that are the same for all runs: name=value name=value
+    fixed: tuple[str, ...] = ()
+    # data set; its split of seed 0 is searched
+    dataset: Literal["CiteULike", "Foursquare", "synthetic"] = "CiteULike"
+    # base model: BPR or NeuMF
+    model: str = "BPR"
+    # size of the representations; None: the student's, phi = 0.1
+    dim: int | None = None
+    # so many combinations, drawn at random; 0: all of them
+    draws: int = 0
+    # runs at once
+    jobs: int = field(default_factory=lambda: os.cpu_count() or 1)
+    # put the best into experiments/settings.csv
+    fill: bool = False
+    # folder of the data sets
+    data_dir: Path = field(
+        default_factory=lambda: Path(os.environ.get("RECDISTILL_DATA", "datasets"))
+    )
+
+
+class Trial(NamedTuple):
+    """A run of the search. ``valid_H5`` is nan if it failed, for example because it diverged."""
+
+    settings: str
+    valid_H5: float
+    best_epoch: int
+    epochs: int
+    seconds: float
+
+
+def combinations(grid: tuple[str, ...], fixed: tuple[str, ...], draws: int) -> list[str]:
+    """Return the settings of each run, as ``name=value name=value``."""
+    axes = []
+    for part in grid:
+        name, _, values = part.partition("=")
+        axes.append([f"{name}={value}" for value in values.split(",")])
+    every = [" ".join((*point, *fixed)) for point in product(*axes)]
+    if not draws or draws >= len(every):
+        return every
+    chosen = numpy_generator(0, "tuning").choice(len(every), draws, replace=False)
+    return [every[index] for index in sorted(chosen)]
+
+
+def read_trials(path: Path) -> list[Trial]:
+    """Return the runs that a search has written, none if there is no such file yet."""
+    if not path.exists():
+        return []
+    with open(path) as file:
+        rows = list(csv.reader(file))[1:]
+    return [Trial(row[0], float(row[1]), int(row[2]), int(row[3]), float(row[4])) for row in rows]
+
+
+def write_trials(path: Path, trials: list[Trial]) -> None:
+    """Write the runs, the best on the validation set first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with write_whole(path) as file:
+        text = TextIOWrapper(file, write_through=True)
+        rows = [Trial._fields, *sorted(trials, key=_rank)]
+        csv.writer(text, lineterminator="\n").writerows(rows)
+        text.detach()
+
+
+def _rank(trial: Trial) -> tuple[bool, float]:
+    """Sort the best first, and what failed last."""
+    return isnan(trial.valid_H5), -trial.valid_H5
+
+
+def run_trial(settings: str, command: list[str], folder: Path) -> Trial:
+    """Run a script in ``folder`` to its end, or go on with it, and return what came out.
+
+    Raises
+    ------
+    UserError
+        What the script said, if it ended for another reason than a loss that is not finite.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    flags = [f"--{part}" for part in settings.split()]
+    if any(folder.glob("checkpoints/**/last.pt")):
+        flags.append("--resume")
+    done = subprocess.run([*command, *flags], cwd=folder, capture_output=True, text=True)
+    summary = next(folder.glob("logs/**/summary.json"), None)
+    if summary:
+        kept = read_json(summary)
+        seconds = kept["train_seconds"] + kept["eval_seconds"]
+        return Trial(
+            settings, kept["valid"]["H@5"], kept["best_epoch"], kept["epochs"], round(seconds)
+        )
+    said = (done.stderr.strip().splitlines() or ["no message"])[-1]
+    if "try a smaller --lr" in said:
+        return Trial(settings, nan, -1, 0, 0.0)
+    raise UserError(f"{settings}: {said}")
+
+
+def load_script(method: str) -> ModuleType:
+    """Return the module of ``main_<method>.py``."""
+    require_known("method", method, (path.stem[5:] for path in ROOT.glob("main_*.py")))
+    return importlib.import_module(f"main_{method}")
+
+
+def script_settings(args: Settings, values: str) -> Any:
+    """Return the script's settings with ``values``, and the table's where there are none."""
+    kind = load_script(args.method).Settings
+    names = {field.name for field in fields(kind)}
+    given = parse(values)
+    for name in given:
+        require_known("setting", name, names)
+    given |= {"dataset": args.dataset, "model": args.model, "dim": args.dim}
+    return with_defaults(args.method, kind(**given, data_dir=str(args.data_dir)))
+
+
+def search(args: Settings, todo: list[str], done: list[Trial], log: Path) -> list[Trial]:
+    """Run what is to do, several at once, and return the runs with those already done."""
+    first = script_settings(args, todo[0])
+    command = [sys.executable, str(ROOT / f"main_{args.method}.py"), "--threads=1"]
+    command += [f"--dataset={args.dataset}", f"--model={args.model}", f"--dim={first.dim}"]
+    command += [f"--data_dir={args.data_dir.resolve()}"]
+    if hasattr(first, "teacher"):
+        split = load_split(args.dataset, first.split, first.seed, first.data_dir)
+        command.append(f"--teacher={own_teacher(first, split).resolve()}")
+    failures = []
+    scratch = SCRATCH / log.stem
+    with (
+        ThreadPoolExecutor(args.jobs) as pool,
+        tqdm(total=len(todo), unit="run", desc=log.stem) as bar,
+    ):
+        runs = [pool.submit(run_trial, point, command, scratch / point) for point in todo]
+        try:
+            for run in as_completed(runs):
+                try:
+                    done.append(run.result())
+                    write_trials(log, done)
+                    tqdm.write(f"valid H@5 {done[-1].valid_H5:.4f}  {done[-1].settings}")
+                except UserError as error:
+                    failures.append(error)
+                bar.update()
+        except KeyboardInterrupt:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise UserError("interrupted; the same command goes on") from None
+    for failure in failures:
+        tqdm.write(f"failed: {failure}")
+    return done
+
+
+def best_row(args: Settings, trials: list[Trial], log: Path) -> Row:
+    """Return the row of the table that the best run makes, with all that scripts leave open.
+
+    Raises
+    ------
+    UserError
+        If no run came to its end.
+    """
+    best = min(trials, key=_rank, default=None)
+    if best is None or isnan(best.valid_H5):
+        raise UserError(f"{log}: no run came to its end, so there is no best one")
+    settings = script_settings(args, best.settings)
+    values = {
+        field.name: getattr(settings, field.name)
+        for field in fields(settings)
+        if field.default is None and field.name not in NOT_TUNED
+    }
+    text = " ".join(f"{name}={value}" for name, value in values.items() if value is not None)
+    source = f"best of {len(trials)} runs in {log.relative_to(ROOT)}"
+    return Row(args.dataset, args.model, args.method, settings.dim, text, source)
+
+
+def main(args: Settings) -> None:
+    """Search, and print what was found."""
+    points = combinations(args.grid, args.fixed, args.draws)
+    size = script_settings(args, points[0]).dim
+    log = ROOT / f"experiments/tuning/{args.dataset}-{args.model}-{args.method}-d{size}.csv"
+    trials = read_trials(log)
+    todo = [point for point in points if point not in {trial.settings for trial in trials}]
+    print(f"{len(points) - len(todo)} of {len(points)} runs are in {log} already")
+    if todo:
+        trials = search(args, todo, trials, log)
+    row = best_row(args, trials, log)
+    print(f"best of {len(trials)}: {row.settings}")
+    if args.fill:
+        write_table(sorted([row, *(other for other in read_table() if other[:4] != row[:4])]))
+        print(f"{TABLE} has it now")
+
+
+if __name__ == "__main__":
+    launch(main, Settings, __doc__)
