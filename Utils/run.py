@@ -196,6 +196,7 @@ class Run:
         return {
             "path": str(self.teacher.path),
             "sha256": self.teacher.sha256,
+            "model": type(self.teacher.model).__name__,
             "dim": self.teacher.model.dim,
             "metrics": {name: round(value, 6) for name, value in self.teacher.metrics.items()},
         }

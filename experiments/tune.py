@@ -172,7 +172,10 @@ def search(args: Settings, todo: list[str], done: list[Trial], log: Path) -> lis
         ThreadPoolExecutor(args.jobs) as pool,
         tqdm(total=len(todo), unit="run", desc=log.stem) as bar,
     ):
-        runs = [pool.submit(run_trial, point, command, scratch / point) for point in todo]
+        runs = [
+            pool.submit(run_trial, point, command, scratch / point.replace(" ", "_"))
+            for point in todo
+        ]
         try:
             for run in as_completed(runs):
                 try:

@@ -41,21 +41,30 @@ def split() -> LeaveOneOutSplit:
     return leave_one_out(load_interactions("synthetic", "unused"), 0, "synthetic")
 
 
-@pytest.fixture(scope="session")
-def teacher_path(tmp_path_factory) -> Path:
-    """The checkpoint of a small finished teacher on the built-in data, d = 16."""
-    folder = tmp_path_factory.mktemp("teacher")
+def trained_teacher(folder: Path, **settings) -> Path:
+    """Train a small teacher on the built-in data, d = 16, and return its checkpoint."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        settings = {"dataset": "synthetic", "dim": 16, "max_epoch": 12, "lr": 0.01}
-        main_no_KD.main(main_no_KD.Settings(**settings))
-    return folder / "checkpoints/synthetic/BPR-d16/no_KD/seed0/best.pt"
+        main_no_KD.main(main_no_KD.Settings(dataset="synthetic", dim=16, lr=0.01, **settings))
+    return next(folder.rglob("best.pt"))
+
+
+@pytest.fixture(scope="session")
+def teacher_path(tmp_path_factory) -> Path:
+    """The checkpoint of a small finished teacher, BPR."""
+    return trained_teacher(tmp_path_factory.mktemp("teacher"), max_epoch=12, reg=0.001)
+
+
+@pytest.fixture(scope="session")
+def neumf_path(tmp_path_factory) -> Path:
+    """The checkpoint of another, NeuMF."""
+    return trained_teacher(tmp_path_factory.mktemp("neumf"), max_epoch=3, reg=0.0, model="NeuMF")
 
 
 @pytest.fixture
 def teacher(teacher_path, split) -> Teacher:
     """That teacher."""
-    args = main_DE.Settings(dataset="synthetic", teacher=str(teacher_path))
+    args = main_DE.Settings(dataset="synthetic", teacher=str(teacher_path), dim=8)
     return load_teacher(args, split, torch.device("cpu"), build_model)
 
 

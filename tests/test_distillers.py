@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import sys
 from copy import deepcopy
 from types import SimpleNamespace
 
@@ -11,13 +12,15 @@ from scipy.stats import chisquare
 from torch import nn
 
 from Models import build_model, distillers
-from Models.distillers import DE, RRD, ItemSideRRD
-from Models.distillers.rrd import RankingLists, relaxed_ranking_loss
+from Models.distillers import CD, DE, RD, RRD, ItemSideRRD
+from Models.distillers.rd import discrepancy_weights, position_weights
+from Models.distillers.rrd import relaxed_ranking_loss
+from Models.distillers.sampling import RankingLists
 from Models.recommender import Recommender
 from Utils.dataset import PairSampler, distinct_by_weight
 from Utils.errors import UserError
 from Utils.files import sha256_of
-from Utils.teacher import Teacher
+from Utils.teacher import Teacher, top_lists
 
 BATCH = torch.tensor([[3, 5, 3, 9, 5, 3], [7, 8, 9, 7, 7, 1], [1, 7, 7, 30, 2, 7]])
 
@@ -327,54 +330,21 @@ def test_the_preferred_expert_of_everybody(student, teacher, split):
         experts(student, teacher, expert_selection="one_large").most_probable_experts()
 
 
-class Pairs(Recommender):
-    """A model that encodes users and items jointly: ``w . (p * q)``."""
-
-    def __init__(self, num_users: int, num_items: int, dim: int, seed: int) -> None:
-        super().__init__(num_users, num_items, dim)
-        generator = torch.Generator().manual_seed(seed)
-        self.user = nn.Parameter(torch.randn(num_users, dim, generator=generator))
-        self.item = nn.Parameter(torch.randn(num_items, dim, generator=generator))
-        self.w = nn.Parameter(torch.ones(dim))
-
-    def representations(self, users, items):
-        return {"pair": self.user[users] * self.item[items]}
-
-    def score(self, users, items):
-        if users.dim() < items.dim():
-            users = users.unsqueeze(1)
-        elif items.dim() < users.dim():
-            items = items.unsqueeze(1)
-        return (self.user[users] * self.item[items]) @ self.w
-
-    def score_all(self, users):
-        return self.user[users] * self.w @ self.item.T
-
-    def loss(self, users, positives, negatives):
-        raise NotImplementedError
+def neumf_pair(split, teacher) -> tuple[Recommender, Teacher]:
+    """A student and a teacher that encode users and items jointly."""
+    models = []
+    for dim, seed in ((4, 0), (6, 1)):
+        models.append(build_model("NeuMF", split.num_users, split.num_items, dim, seed=seed))
+        for parameter in models[-1].parameters():
+            torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(seed))
+    return models[0], Teacher(models[1], split, teacher.path)
 
 
-def test_distillers_know_a_model_by_scores_and_representations_alone(teacher, split):
-    size = split.num_users, split.num_items
-    other = type(teacher)(Pairs(*size, 6, seed=1), split, teacher.path)
-    student = Pairs(*size, 3, seed=0)
-    # The lists beside that checkpoint are of the other teacher, so they are made here.
-    top = torch.cat([scores.topk(50).indices for scores in other._unseen_scores("users", 50)])
-    other.top_users = lambda _: top.int()
-    everything = other.model.score_all(torch.arange(split.num_users))
-    everything[split.train_users, split.train_items] = -torch.inf
-    assert torch.equal(everything.T.topk(50).values, everything.T.gather(1, top))
-    other.top_items = lambda _: everything.topk(50).indices.int()
+def test_pairs_have_one_set_of_experts(teacher, split):
+    student, other = neumf_pair(split, teacher)
     de = experts(student, other, expert_selection="one_small")
-    rrd = RRD(student, other, K=3, L=2, T=3.0, pool=50)
-    item_side = ItemSideRRD(rrd, student, other, K=3, L=2, T=3.0, pool=50)
     assert list(de.experts) == ["pair"]
-    assert de.experts["pair"].weight1.shape == (1, 3, 4)
-    for distiller in (de, rrd, item_side):
-        distiller.begin_epoch(0)
-        distiller.loss(BATCH).backward()
-        assert student.user.grad.abs().sum() > 0
-        student.zero_grad()
+    assert de.experts["pair"].weight1.shape == (1, 8, 10)
     pairs = [(u, i) for row in BATCH[1:] for u, i in zip(BATCH[0], row, strict=True)]
     expected = 0.0
     for user, item in pairs:
@@ -383,6 +353,190 @@ def test_distillers_know_a_model_by_scores_and_representations_alone(teacher, sp
     assert de.loss(BATCH).item() == pytest.approx(expected, rel=1e-5)
     with pytest.raises(UserError, match="no experts of their own"):
         experts(student, other).most_probable_experts()
+
+
+def test_users_and_items_of_a_joint_model_can_be_distilled_apart(teacher, split):
+    student, other = neumf_pair(split, teacher)
+    de = experts(student, other, layer="embeddings", expert_selection="one_small")
+    assert de.experts["user"].weight1.shape == (1, 8, 10)
+    apart = [SimpleNamespace(representations=m.embeddings) for m in (student, other)]
+    users, items = (
+        BATCH[0].unique().tolist(),
+        [BATCH[1].unique().tolist(), BATCH[2].unique().tolist()],
+    )
+    expected = sum(slow_distances(de, *apart, "user", users, torch.ones(len(users), 1)))
+    for half in items:
+        expected += sum(slow_distances(de, *apart, "item", half, torch.ones(len(half), 1))) / 2
+    assert de.loss(BATCH).item() == pytest.approx(expected, rel=1e-5)
+    found = experts(student, other, layer="embeddings").most_probable_experts()
+    assert found["item"].shape == (split.num_items,)
+
+
+def test_layers_that_do_not_match_are_refused(student, teacher, split):
+    pairs, other = neumf_pair(split, teacher)
+    for mine, theirs, words in ((pairs, teacher, "each user and item, .* each pair;"),
+                                (student, other, "each pair, .* each user and item;")):  # fmt: skip
+        with pytest.raises(UserError, match=f"{words} use a teacher of the same base model, or --"):
+            experts(mine, theirs)
+        de = experts(mine, theirs, layer="embeddings")  # these match
+        de.begin_epoch(0)
+        assert de.loss(BATCH) > 0
+        rrd = RRD(mine, theirs, K=3, L=2, T=3.0, pool=50)  # and scores always do
+        rrd.begin_epoch(0)
+        assert rrd.loss(BATCH) > 0
+
+
+# --- RD ----------------------------------------------------------------------------------------
+
+
+def test_position_weights_fall_exponentially_and_sum_to_one():
+    # exp(-1/2), exp(-2/2), exp(-3/2) are 0.6065, 0.3679, 0.2231, in all 1.1975.
+    expected = torch.tensor([0.5065, 0.3072, 0.1863])
+    torch.testing.assert_close(position_weights(3, 2.0), expected, rtol=0, atol=1e-4)
+
+
+def test_discrepancy_weights_by_hand():
+    # Of the 4 sampled, 0, 2 and 4 score higher than the teacher's three: ranks 1, 51 and 101 of
+    # 101, at places 1, 2 and 3: off by 0, 49 and 98. Equal scores are not higher.
+    scores, sampled = torch.tensor([[5.0, 2.0, -1.0]]), torch.tensor([[2.0, 4.0, 0.0, 3.0]])
+    found = discrepancy_weights(scores, sampled, num_items=101, mu=0.01)
+    expected = torch.tensor([[0.0, math.tanh(0.49), math.tanh(0.98)]])
+    torch.testing.assert_close(found, expected)
+    # With 100 items: ranks 1, 1 + floor(49.5) and 100.
+    found = discrepancy_weights(scores, sampled, num_items=100, mu=0.01)
+    torch.testing.assert_close(found[0, 1:], torch.tensor([0.48, 0.97]).tanh())
+    # Better than the teacher has it: no weight, not a negative one.
+    found = discrepancy_weights(torch.tensor([[0.0, 9.0]]), sampled, num_items=100, mu=1.0)
+    assert found[0, 1] == 0
+
+
+def ranking_distillation(student, teacher, **changes) -> RD:
+    settings = {"K": 4, "T": 2.0, "mu": 0.01, "num_samples": 7, "warm_up": 2, "seed": 0}
+    return RD(student, teacher, **settings | changes)
+
+
+@pytest.mark.parametrize("renormalize", [True, False])
+def test_rd_weighs_the_teachers_first_items(student, teacher, split, renormalize):
+    rd = ranking_distillation(student, teacher, renormalize=renormalize)
+    position = position_weights(4, 2.0).tolist()
+    seen = training_pairs(split)
+    for epoch in (0, 1, 2):
+        rd.begin_epoch(epoch)
+        expected = 0.0
+        for user in {3, 5, 9}:
+            everything = teacher.model.score_all(torch.tensor([user]))[0]
+            unseen = [i for i in range(split.num_items) if (user, i) not in seen]
+            top = sorted(unseen, key=lambda i: -everything[i].item())[:4]
+            scores = student.score_all(torch.tensor([user]))[0].tolist()
+            weights = position
+            if epoch == 2:  # after the warm-up
+                sampled = rd.samples[user].tolist()
+                assert len(set(sampled)) == 7
+                assert not {(user, i) for i in sampled} & seen
+                weights = []
+                for place, item in enumerate(top, start=1):
+                    above = sum(scores[i] > scores[item] for i in sampled)
+                    rank = 1 + (split.num_items - 1) * above // 7
+                    weights.append(position[place - 1] * math.tanh(max(0.01 * (rank - place), 0.0)))
+                if renormalize:
+                    weights = [weight / sum(weights) for weight in weights]
+            for weight, item in zip(weights, top, strict=True):
+                expected -= weight * math.log(1 / (1 + math.exp(-scores[item])))
+        assert rd.loss(BATCH).item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_rd_has_nothing_to_say_where_all_is_in_place(student, teacher):
+    """Hybrid weights that are all 0 are not divided by their sum."""
+    rd = ranking_distillation(student, teacher, warm_up=0)
+    rd.begin_epoch(0)
+    rd.score = lambda users, items: (
+        (9.0 if items.shape[1] == 4 else 0.0) + torch.zeros(items.shape, requires_grad=True)
+    )
+    assert rd.loss(BATCH).item() == 0.0
+
+
+# --- CD ----------------------------------------------------------------------------------------
+
+
+def collaborative(student, teacher, **changes) -> CD:
+    settings = {"K": 5, "T": 3.0, "T1": 2.0, "T2": -0.5, "pool": 50, "seed": 0}
+    return CD(student, teacher, **settings | changes)
+
+
+def test_cd_is_binary_cross_entropy_with_soft_targets(student, teacher):
+    cd = collaborative(student, teacher)
+    cd.begin_epoch(0)
+    assert cd.items.shape == (1000, 5)
+    expected = 0.0
+    for user in {3, 5, 9}:
+        items, one = cd.items[user], torch.tensor([user])
+        t, s = (m.score_all(one)[0][items].tolist() for m in (teacher.model, student))
+        for a, b in zip(t, s, strict=True):
+            q, p = 1 / (1 + math.exp(-(a - 0.5) / 2)), 1 / (1 + math.exp(-b))
+            expected -= q * math.log(p) + (1 - q) * math.log(1 - p)
+    assert cd.loss(BATCH).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_cd_is_at_its_least_where_the_student_says_what_the_teacher_says(student, teacher):
+    cd = collaborative(student, teacher)
+    cd.begin_epoch(0)
+    targets = cd.targets[torch.tensor([3, 5, 9])]
+    logits = targets.logit().requires_grad_()
+    cd.score = lambda users, items: logits
+    (gradient,) = torch.autograd.grad(cd.loss(BATCH), logits)
+    torch.testing.assert_close(gradient, torch.zeros_like(gradient), rtol=0, atol=1e-6)
+
+
+def counts_of_draws(cd: CD, user: int, items: list[int], epochs: int) -> list[int]:
+    drawn = []
+    for epoch in range(epochs):
+        cd.begin_epoch(epoch)
+        assert cd.items[user].unique().numel() == cd.K
+        drawn += cd.items[user].tolist()
+    assert set(drawn) <= set(items)
+    return [drawn.count(item) for item in items]
+
+
+@pytest.mark.parametrize("sampling", ["teacher", "student"])
+def test_cd_draws_by_rank(student, teacher, split, sampling):
+    """One item a user, so that the frequencies are those of the weights."""
+    cd = collaborative(student, teacher, K=1, pool=8, sampling=sampling, refresh=1000)
+    guide = teacher.model if sampling == "teacher" else student
+    scores = guide.score_all(torch.tensor([3]))[0]
+    scores[[i for u, i in training_pairs(split) if u == 3]] = -torch.inf
+    top = scores.topk(8).indices.tolist()
+    found = counts_of_draws(cd, 3, top, 1500)
+    weights = torch.exp(-torch.arange(8) / 3.0).double()
+    assert chisquare(found, 1500 * weights / weights.sum()).pvalue > 1e-3
+
+
+def test_cd_draws_uniformly_over_what_was_not_seen(student, teacher, split):
+    cd = collaborative(student, teacher, sampling="uniform", K=40)
+    seen = {i for u, i in training_pairs(split) if u == 3}
+    unseen = [i for i in range(split.num_items) if i not in seen]
+    found = counts_of_draws(cd, 3, unseen, 300)
+    by_block = [sum(found[start::10]) for start in range(10)]
+    sizes = [len(unseen[start::10]) for start in range(10)]
+    assert chisquare(by_block, [12000 * size / len(unseen) for size in sizes]).pvalue > 1e-3
+
+
+def test_the_students_list_is_made_anew_and_survives_a_resume(student, teacher, split):
+    cd = collaborative(student, teacher, sampling="student", refresh=3)
+    first = cd.top.clone()
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.neg_()
+        student.user.weight.add_(0.1)
+    for epoch in (0, 1, 2):
+        cd.begin_epoch(epoch)
+        assert torch.equal(cd.top, first)
+    other = collaborative(student, teacher, sampling="student", refresh=3)
+    assert not torch.equal(other.top, first)
+    other.load_state_dict(cd.state_dict())
+    assert torch.equal(other.top, first)
+    cd.begin_epoch(3)
+    assert torch.equal(cd.top, top_lists(student, split, "items", 50))
+    assert "top" not in collaborative(student, teacher).state_dict()  # the teacher's never changes
 
 
 # --- what they share ---------------------------------------------------------------------------
@@ -394,14 +548,15 @@ def all_distillers(student, teacher) -> list[nn.Module]:
         experts(student, teacher, expert_selection="attention"),
         rrd,
         ItemSideRRD(rrd, student, teacher, K=3, L=2, T=3.0, pool=50),
+        ranking_distillation(student, teacher, warm_up=0),
+        collaborative(student, teacher),
     ]
 
 
 def test_repeats_that_weigh_nothing_change_neither_loss_nor_gradient(student, teacher, monkeypatch):
     """What is done where distinct values cannot be counted without waiting for the device."""
     for distiller in all_distillers(student, teacher):
-        module = next(m for m in (distillers.de, distillers.rrd, distillers.ir)
-                      if m.__name__ == type(distiller).__module__)  # fmt: skip
+        module = sys.modules[type(distiller).__module__]
         if hasattr(distiller, "rrd"):
             distiller.rrd.begin_epoch(0)
         distiller.begin_epoch(0)
@@ -433,7 +588,7 @@ def test_cuda_gives_the_losses_of_the_cpu_and_never_waits(student, teacher, spli
                 distiller.rrd.begin_epoch(0)
             distiller.begin_epoch(0)
         theirs.load_state_dict(mine.state_dict())
-        for name in {"items", "users"} & vars(mine).keys():  # the same lists
+        for name in {"items", "users", "samples", "targets"} & vars(mine).keys():  # the same lists
             setattr(theirs, name, getattr(mine, name).cuda())
         if hasattr(mine, "rrd"):
             theirs.rrd.items = mine.rrd.items.cuda()

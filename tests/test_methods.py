@@ -6,30 +6,34 @@ import json
 import math
 from functools import cache
 from types import ModuleType
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 from conftest import SCRIPT_NAMES, killed_in
 
+import main_CD
 import main_DE
 import main_DERRD
 import main_IRRRD
 import main_no_KD
+import main_RD
 import main_SVD
 import main_URRD
-from Models import build_model
+from Models import MODELS, build_model
 from Models.low_rank import low_rank_factors
 from Utils.errors import UserError
 from Utils.evaluation import METRICS, Evaluator
 from Utils.run import epochs_of
 
-METHODS = (main_DE, main_URRD, main_IRRRD, main_DERRD)
+METHODS = (main_RD, main_CD, main_DE, main_URRD, main_IRRRD, main_DERRD)
 SMALL = {
     "dataset": "synthetic",
     "dim": 8,
     "max_epoch": 3,  # the temperature of the first two is the same
     "lr": 0.01,
+    "reg": 0.001,
     "num_experts": 3,
     "tau_0": 0.5,
     "K": 6,
@@ -37,6 +41,19 @@ SMALL = {
     "K_I": 4,
     "L_I": 3,
     "pool": 50,
+    "T": 10.0,
+    "T_I": 10.0,
+    "lmbda_DE": 0.01,
+    "lmbda_RRD": 0.001,
+    "lmbda_IR": 0.0005,
+    "lmbda_RD": 0.1,
+    "mu": 0.1,
+    "num_samples": 20,
+    "warm_up": 1,
+    "lmbda_CD": 0.1,
+    "T1": 2.0,
+    "T2": -1.0,
+    "refresh": 2,
 }
 NO_KD = {"dataset", "seed", "dim", "lr", "reg", "batch_size", "max_epoch", "patience"}
 NO_KD |= {"split", "data_dir", "selection", "model", "device", "threads", "name", "resume"}
@@ -66,10 +83,22 @@ OTHER_VALUES = {
     "K_I": 5,
     "L_I": 4,
     "T_I": 5.0,
+    "lmbda_RD": 0.2,
+    "mu": 1e-3,
+    "num_samples": 30,
+    "warm_up": 2,
+    "renormalize": False,
+    "lmbda_CD": 0.2,
+    "T1": 1.0,
+    "T2": 0.0,
+    "sampling": "student",
 }
 ELSEWHERE = {
     "teacher": "test_teacher.py",
     "teacher_dim": "test_teacher.py",
+    "layer": "test_distillers.py",
+    "refresh": "test_the_students_list_is_made_anew_after_some_epochs",
+    "num_layers": "test_every_method_runs_on_every_base_model_and_resumes",
     "save_selection": "test_the_experts_of_the_wanted_epochs_are_kept",
 }
 
@@ -234,7 +263,7 @@ def test_de_rrd_uses_every_setting_of_both(workdir, teacher_path, usual):
             patch.setattr(main_DERRD, name, build)
         args = small(main_DERRD, teacher_path, variant="paper", T=4.0)
         main_DERRD.main(args)
-    expected = (args.num_experts, args.tau_0, args.tau_P, args.P, "gumbel", "paper", 0)
+    expected = (args.num_experts, args.tau_0, args.tau_P, args.P, "gumbel", "last", "paper", 0)
     assert seen["DE"] == expected
     assert seen["RRD"] == (args.K, args.L, 4.0, args.pool, "sampled", "relaxed", "paper", 0)
 
@@ -242,17 +271,21 @@ def test_de_rrd_uses_every_setting_of_both(workdir, teacher_path, usual):
 @pytest.mark.parametrize("script", [*METHODS, main_SVD, main_no_KD])
 def test_a_number_out_of_range_is_refused_at_once(script):
     """Before a teacher is trained, or anything else."""
-    defaults = dataclasses.asdict(script.Settings()) | {"patience": 30}
-    numbers = {k: v for k, v in defaults.items() if type(v) in (int, float) and k in named(script)}
+    kinds = {
+        field.name: {int, float} & {field.type, *get_args(field.type)}
+        for field in dataclasses.fields(script.Settings)
+    }
+    numbers = {name: kind.pop() for name, kind in kinds.items() if kind}
     assert len(numbers) >= 4
-    for name, value in numbers.items():
-        from_zero = name in ("reg", "seed", "threads") or name.startswith("lmbda")
-        wrong = [-1, *([] if from_zero else [0])]
-        wrong += [math.nan, math.inf] if isinstance(value, float) else []
-        for number in map(type(value), wrong):
+    for name, kind in numbers.items():
+        from_zero = name in ("reg", "seed", "threads", "warm_up") or name.startswith("lmbda")
+        wrong = [] if name == "T2" else [-1] if from_zero else [-1, 0]
+        wrong += [math.nan, math.inf] if kind is float else []
+        for number in map(kind, wrong):
             with pytest.raises(UserError, match=rf"^--{name} {number} is out of range; use "):
                 script.Settings(**{name: number})
-        script.Settings(**{name: type(value)(0)} if from_zero else {})
+        for number in (0,) if from_zero else (0, -1) if name == "T2" else ():
+            script.Settings(**{name: kind(number)})
 
 
 @pytest.mark.parametrize("selection", ["gumbel", "attention", "one_large", "one_small"])
@@ -347,7 +380,57 @@ def test_the_baseline_is_evaluated_without_training(workdir, teacher_path, teach
     assert dataclasses.asdict(main_SVD.Settings()).keys().isdisjoint({"lr", "reg", "max_epoch"})
 
 
-def test_a_teacher_without_factors_has_no_such_baseline(workdir, teacher_path, monkeypatch):
-    monkeypatch.setattr("Models.bpr.BPR.factors", lambda _: None)
-    with pytest.raises(UserError, match="SVD needs scores that are inner products; use BPR"):
-        main_SVD.main(small(main_SVD, teacher_path))
+def test_scores_that_are_no_inner_products_have_no_such_baseline(workdir, teacher_path, neumf_path):
+    with pytest.raises(UserError, match="--model NeuMF: SVD needs inner products"):
+        main_SVD.main(main_SVD.Settings(dataset="synthetic", model="NeuMF"))
+    assert not (workdir / "checkpoints").exists()  # and no teacher was trained for that
+    with pytest.raises(UserError, match=r"--teacher .*: SVD needs .*, which NeuMF's scores are"):
+        main_SVD.main(small(main_SVD, neumf_path))
+
+
+# --- every method on every base model ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("script", METHODS)
+def test_every_method_runs_on_every_base_model_and_resumes(
+    script, model, workdir, teacher_path, neumf_path, monkeypatch
+):
+    """Two epochs at once, and with a death in between, the student's own options included."""
+    path = {"BPR": teacher_path, "NeuMF": neumf_path}[model]
+    options = {"num_layers": 2} if model == "NeuMF" else {}
+    args = small(script, path, model=model, max_epoch=2, **options)
+    names = ("metrics.csv", "best.pt")
+    script.main(args)
+    whole = [read(workdir, script, name) for name in names]
+    best = torch.load(next(workdir.rglob(f"{method(script)}/*/best.pt")), weights_only=True)
+    assert best["options"] == options
+    with killed_in(1, monkeypatch):
+        script.main(dataclasses.replace(args, overwrite=True))
+    script.main(dataclasses.replace(args, resume=True))
+    assert [read(workdir, script, name) for name in names] == whole
+    terms = [name for name in named(script) if name.startswith("lmbda_")]
+    for row in rows(workdir, script):
+        assert all(float(row[name.removeprefix("lmbda_")]) > 0 for name in terms)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_teacher_of_another_base_model_gives_its_scores(model, workdir, teacher_path, neumf_path):
+    other = {"BPR": neumf_path, "NeuMF": teacher_path}[model]
+    main_RD.main(small(main_RD, other, model=model, max_epoch=1))
+    kept = json.loads(read(workdir, main_RD, "config.json"))["teacher"]["model"]
+    assert {kept, model} == {"BPR", "NeuMF"}
+    with pytest.raises(UserError, match="use a teacher of the same base model, or --layer embed"):
+        main_DE.main(small(main_DE, other, model=model))
+    main_DE.main(small(main_DE, other, model=model, layer="embeddings", max_epoch=1))
+
+
+def test_the_students_list_is_made_anew_after_some_epochs(workdir, teacher_path):
+    runs = []
+    for refresh in (1, 2, 3):
+        name = f"refresh{refresh}"
+        main_CD.main(small(main_CD, teacher_path, sampling="student", refresh=refresh, name=name))
+        runs.append(read(workdir, main_CD, "metrics.csv", f"-{name}").splitlines())
+    assert runs[0][:2] == runs[1][:2] == runs[2][:2]  # epoch 0
+    assert runs[0][2] != runs[1][2] == runs[2][2]  # epoch 1
+    assert runs[1][3] != runs[2][3]

@@ -1,4 +1,4 @@
-"""Every base model keeps the contract, and BPR's loss is the paper's."""
+"""Every base model keeps the contract, and its loss and scores are its paper's."""
 
 import math
 
@@ -7,18 +7,36 @@ import torch
 from torch import Tensor
 
 from Models import MODELS, build_model
+from Utils.errors import UserError
 from Utils.optimizer import DenseAdam
 
 USERS, ITEMS = 12, 30
 
 
-@pytest.fixture(params=MODELS)
+KINDS = [(name, {}) for name in MODELS] + [("NeuMF", {"num_layers": 3})]
+
+
+@pytest.fixture(params=KINDS, ids=str)
 def model(request):
     """A small model of every kind, in double precision."""
-    return build_model(request.param, USERS, ITEMS, 6, seed=0).double()
+    name, options = request.param
+    return build_model(name, USERS, ITEMS, 6, seed=0, **options).double()
 
 
-def test_scores_agree_for_pairs_lists_and_all_items(model):
+@pytest.fixture(params=[True, False], ids=["gradients", "no gradients"])
+def gradients(request):
+    """With gradients and without, which may be computed in other ways."""
+    with torch.set_grad_enabled(request.param):
+        yield
+
+
+@pytest.mark.usefixtures("gradients")
+@pytest.mark.parametrize("precision", [torch.float32, torch.float64])
+def test_scores_agree_for_pairs_lists_and_all_items(model, precision, monkeypatch):
+    monkeypatch.setattr("Models.neumf.CHUNK", 24)  # blocks of 4 pairs, where lists are in blocks
+    model.to(precision)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(2))
     users = torch.tensor([3, 0, 3])
     items = torch.tensor([[1, 2, 29], [0, 0, 5], [4, 3, 2]])
     everything = model.score_all(users)
@@ -28,20 +46,32 @@ def test_scores_agree_for_pairs_lists_and_all_items(model):
     lists = torch.tensor([[3, 0], [5, 5], [11, 3]])  # of users, for items 1, 2 and 29
     expected = model.score_all(torch.arange(USERS)).T[items[0]].gather(1, lists)
     torch.testing.assert_close(model.score(lists, items[0]), expected)
+    every_item = torch.arange(ITEMS).expand(3, -1)  # more pairs than items
+    torch.testing.assert_close(model.score(users, every_item.flip(1)), everything.flip(1))
     factors = model.factors()
     if factors:
         torch.testing.assert_close(everything, (factors[0] @ factors[1].T)[users])
 
 
-def test_representations_have_the_size_of_the_model(model):
-    found = model.representations(torch.tensor([0, 5]), torch.tensor([7, 7]))
-    assert set(found) in ({"user", "item"}, {"pair"})
-    assert all(value.shape == (2, model.dim) for value in found.values())
+def test_representations_are_of_users_and_items_or_of_pairs(model):
+    users, items = torch.tensor([0, 5, 5]), torch.tensor([7, 7, 1])
+    last, first = model.representations(users, items), model.embeddings(users, items)
+    assert set(last) in ({"user", "item"}, {"pair"})
+    assert set(first) == {"user", "item"}
+    for found in (last, first):
+        for kind, value in found.items():
+            assert len(value) == 3
+            assert torch.equal(value[0], value[1]) == (kind == "item")
+            assert torch.equal(value[1], value[2]) == (kind == "user")
+    if "user" in last:
+        assert model.representations(users, items[:1])["item"].shape == (1, model.dim)
 
 
 def test_the_seed_decides_the_first_weights(model):
-    name = type(model).__name__
-    same, other = (build_model(name, USERS, ITEMS, 6, seed=seed).double() for seed in (0, 1))
+    name, options = type(model).__name__, {o: getattr(model, o) for o in model.options}
+    same, other = (
+        build_model(name, USERS, ITEMS, 6, seed=seed, **options).double() for seed in (0, 1)
+    )
     for key, value in model.state_dict().items():
         assert torch.equal(value, same.state_dict()[key])
         assert value.unique().numel() == 1 or not torch.equal(value, other.state_dict()[key])
@@ -94,7 +124,7 @@ def test_gradients_of_lists_are_those_of_pairs(model):
 def test_the_loss_is_finite_for_large_scores(model):
     for parameter in model.parameters():
         torch.nn.init.constant_(parameter, 1e2)
-    parameter.data[::2] = -1e2
+        parameter.data[::2] *= -1
     for batch in (torch.tensor([[0], [1], [2]]), torch.tensor([[0], [2], [1]])):
         assert model.loss(*batch).isfinite()
 
@@ -134,3 +164,73 @@ def test_bpr_counts_its_parameters_as_the_paper_does():
     # DE-RRD, Table 3: 6.08 M and 0.608 M, with one user and one item more than there are.
     assert build_model("BPR", 5220, 25182, 200, seed=0).num_parameters() == 6_080_400
     assert build_model("BPR", 5220, 25182, 20, seed=0).num_parameters() == 608_040
+
+
+# --- NeuMF -----------------------------------------------------------------------------------
+
+
+def slow_neumf(model, user: int, item: int) -> float:
+    """The score of one pair, by its formula."""
+    tables = {f"{part}_{kind}": getattr(model, part)[kind].weight.tolist()
+              for part in ("gmf", "mlp") for kind in ("user", "item")}  # fmt: skip
+    last = tables["mlp_user"][user] + tables["mlp_item"][item]  # joined
+    for layer in model.hidden:
+        weight, bias = layer.weight.tolist(), layer.bias.tolist()
+        last = [
+            max(sum(w * x for w, x in zip(row, last, strict=True)) + b, 0.0)
+            for row, b in zip(weight, bias, strict=True)
+        ]
+    pairs = zip(tables["gmf_user"][user], tables["gmf_item"][item], strict=True)
+    joined = [p * q for p, q in pairs] + last
+    (weight,), (bias,) = model.output.weight.tolist(), model.output.bias.tolist()
+    return sum(w * x for w, x in zip(weight, joined, strict=True)) + bias
+
+
+@pytest.mark.parametrize("num_layers", [1, 2, 3])
+def test_neumf_scores_and_loses_as_its_formulas_say(num_layers):
+    model = build_model("NeuMF", USERS, ITEMS, 6, seed=0, num_layers=num_layers).double()
+    generator = torch.Generator().manual_seed(3)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, generator=generator)
+    assert [layer.out_features for layer in model.hidden] == [6, 3, 1][:num_layers]
+    users, positives, negatives = batch = torch.tensor([[0, 1, 0], [3, 4, 3], [6, 3, 8]])
+    total = 0.0
+    for user, positive, negative in zip(*batch.tolist(), strict=True):
+        total -= math.log(1 / (1 + math.exp(-slow_neumf(model, user, positive))))
+        total -= math.log(1 - 1 / (1 + math.exp(-slow_neumf(model, user, negative))))
+    assert model.loss(users, positives, negatives).item() == pytest.approx(total)
+    found = model.score(users, negatives).tolist()
+    assert found == pytest.approx([slow_neumf(model, u, i) for u, i in ((0, 6), (1, 3), (0, 8))])
+    pairs = model.representations(users, positives)["pair"]
+    torch.testing.assert_close(model.output(pairs).squeeze(1), model.score(users, positives))
+
+
+def test_neumf_counts_its_parameters_as_the_paper_does():
+    # DE-RRD, Table 3: 15.33 M, 7.63 M and 1.52 M, with one user and one item more than there are.
+    for dim, millions in ((250, 15.33), (125, 7.63), (25, 1.52)):
+        model = build_model("NeuMF", 5220, 25182, dim, seed=0)
+        assert round(model.num_parameters() / 1e6, 2) == millions
+
+
+def test_neumf_begins_as_described():
+    model = build_model("NeuMF", 2000, 3000, 20, seed=0, num_layers=2)
+    for table in (*model.gmf.values(), *model.mlp.values()):
+        assert table.weight.std().item() == pytest.approx(0.01, rel=0.02)
+    for layer, widths in ((model.hidden[0], (40, 20)), (model.hidden[1], (20, 10))):
+        bound = math.sqrt(6 / sum(widths))  # Glorot and Bengio 2010, equation 16
+        assert bound * 0.9 < layer.weight.abs().max().item() <= bound
+        assert not layer.bias.any()
+    bound = math.sqrt(6 / (2 * 30))  # He et al. 2015, with a slope of 1: sqrt(3 / 30)
+    assert bound * 0.8 < model.output.weight.abs().max().item() <= bound
+    assert not model.output.bias.any()
+
+
+def test_models_and_settings_that_are_not_there_are_refused():
+    with pytest.raises(UserError, match=r"--num_layers 4: .* 6 units end below one; use 3 or"):
+        build_model("NeuMF", USERS, ITEMS, 6, seed=0, num_layers=4)
+    with pytest.raises(UserError, match="--num_layers 2: BPR has no such setting; leave it out"):
+        build_model("BPR", USERS, ITEMS, 6, seed=0, num_layers=2)
+    with pytest.raises(UserError, match=r"--model 'neumf' is unknown; did you mean NeuMF\?"):
+        build_model("neumf", USERS, ITEMS, 6, seed=0)
+    with pytest.raises(UserError, match=r"--model 'xyz' is unknown; There are BPR, NeuMF"):
+        build_model("xyz", USERS, ITEMS, 6, seed=0)
