@@ -35,6 +35,7 @@ from Utils.settings import launch
 from Utils.teacher import own_teacher
 
 ROOT = Path(__file__).resolve().parents[1]
+LOGS = ROOT / "experiments/tuning"
 NOT_TUNED = ("dim", "teacher_dim", "patience")  # but left open in scripts
 SCRATCH = Path("tuning")  # where the runs leave their logs and checkpoints; not kept
 
@@ -82,6 +83,8 @@ def combinations(grid: tuple[str, ...], fixed: tuple[str, ...], draws: int) -> l
     axes = []
     for part in grid:
         name, _, values = part.partition("=")
+        if not values:
+            raise UserError(f"{part!r} is no list of values; write it like lr=0.01,0.001")
         axes.append([f"{name}={value}" for value in values.split(",")])
     every = [" ".join((*point, *fixed)) for point in product(*axes)]
     if not draws or draws >= len(every):
@@ -211,7 +214,7 @@ def best_row(args: Settings, trials: list[Trial], log: Path) -> Row:
         if field.default is None and field.name not in NOT_TUNED
     }
     text = " ".join(f"{name}={value}" for name, value in values.items() if value is not None)
-    source = f"best of {len(trials)} runs in {log.relative_to(ROOT)}"
+    source = f"best of {len(trials)} runs in {os.path.relpath(log, ROOT)}"
     return Row(args.dataset, args.model, args.method, settings.dim, text, source)
 
 
@@ -219,7 +222,7 @@ def main(args: Settings) -> None:
     """Search, and print what was found."""
     points = combinations(args.grid, args.fixed, args.draws)
     size = script_settings(args, points[0]).dim
-    log = ROOT / f"experiments/tuning/{args.dataset}-{args.model}-{args.method}-d{size}.csv"
+    log = LOGS / f"{args.dataset}-{args.model}-{args.method}-d{size}.csv"
     trials = read_trials(log)
     todo = [point for point in points if point not in {trial.settings for trial in trials}]
     print(f"{len(points) - len(todo)} of {len(points)} runs are in {log} already")

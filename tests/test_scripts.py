@@ -62,7 +62,7 @@ def test_a_run_from_the_shell_works(script, workdir, teacher_path):
     ("flags", "word"),
     [
         (["--dimension", "20"], "dimension"),
-        (["--model", "BRP"], "BRP"),
+        (["--model", "NeuFM"], "--model 'NeuFM' is unknown; did you mean NeuMF?"),
         (["--dataset", "citeulike"], "citeulike"),
         (["--dim", "many"], "many"),
         (["--selection", "best"], "best"),
@@ -92,6 +92,8 @@ def test_an_error_of_the_user_is_one_line(workdir):
         (["--lr", "-1"], ["--lr -1.0 is out of range"]),
         (["--batch_size", "0"], ["--batch_size 0 is out of range"]),
         (["--seed", "-1"], ["--seed -1 is out of range"]),
+        (["--num_layers", "2"], ["--num_layers 2: BPR has no such setting; leave it out"]),
+        (["--model=NeuMF", "--num_layers=5"], ["--num_layers 5: layers that halve from 8 units"]),
         (["--lr", "1e38"], ["epoch ", "batch ", "train_loss is ", "smaller --lr"]),
     ],
 )

@@ -188,7 +188,7 @@ def test_a_doubtful_teacher_is_used_with_a_warning(copied, split, capsys):
         ({"dataset": "CiteULike"}, "its dataset is CiteULike, not synthetic; name another --te"),
         ({"split": "seed1"}, "its split is seed1, not seed0; name another --teacher, or none"),
         ({"split_sha256": "0"}, "its split_sha256 is 0, not "),
-        ({"model": "NeuMF"}, "its model is NeuMF, not BPR"),
+        ({"model": "NeuFM"}, "'NeuFM' is unknown; did you mean NeuMF?"),
         ({"format": "older"}, "its format is older, not recdistill run"),
     ],
 )

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from Models.distillers.sampling import CHUNK, UnseenItems, draw_by_rank
 from Models.recommender import Recommender
 from Utils.dataset import distinct
+from Utils.errors import UserError
 from Utils.seeding import torch_generator
 from Utils.teacher import Teacher, top_lists
 
@@ -48,6 +49,8 @@ class CD(nn.Module):
         self.score, self.teacher = student.score, teacher
         self.K, self.T, self.T1, self.T2 = K, T, T1, T2
         self.seed, self.refresh, self.sampling = seed, refresh, sampling
+        if sampling != "uniform" and K > pool:
+            raise UserError(f"{K} items do not fit into lists of {pool}; use a smaller --K")
         if sampling == "uniform":
             self.unseen = UnseenItems(teacher.split, K, seed, teacher.device)
         elif sampling == "teacher":

@@ -1,0 +1,224 @@
+"""The table of tuned settings, and the search that fills it."""
+
+import json
+import re
+import sys
+from dataclasses import replace
+
+import pytest
+from conftest import ROOT, SCRIPT_NAMES, killed_in, run_script
+
+import main_CD
+import main_DERRD
+import main_no_KD
+from experiments import settings, tune
+from experiments.settings import Row, parse, read_table, with_defaults
+from experiments.tune import combinations, load_script, read_trials, run_trial
+from Models import MODELS
+from Utils.errors import UserError
+
+
+def field_kinds(script) -> dict[str, type]:
+    return {name: field.type for name, field in script.Settings.__dataclass_fields__.items()}
+
+
+# --- the table -----------------------------------------------------------------------------------
+
+
+def test_every_row_is_complete_and_of_its_script():
+    rows = read_table()
+    assert len({row[:4] for row in rows}) == len(rows)
+    for row in rows:
+        assert row.model in MODELS
+        script = load_script(row.method)
+        values = parse(row.settings)
+        for name, value in values.items():
+            assert isinstance(value, field_kinds(script)[name]), (row, name)
+        args = script.Settings(dataset=row.dataset, model=row.model, dim=row.dim)
+        assert replace(with_defaults(row.method, args), **values) == with_defaults(row.method, args)
+
+
+def test_every_method_and_model_has_a_row():
+    missing = [
+        (model, name)
+        for model in MODELS
+        for name in (script[5:-3] for script in SCRIPT_NAMES)
+        if name != "SVD" and not settings.find_row("CiteULike", model, name, 20)
+    ]
+    assert not missing
+
+
+@pytest.mark.parametrize("row", read_table(), ids=lambda row: "-".join(map(str, row[:4])))
+def test_a_row_that_was_searched_is_the_best_of_its_search(row):
+    found = re.fullmatch(r"best of (\d+) runs in (\S+)", row.source)
+    assert found or "search" not in row.source or row.source.startswith("not searched")
+    if found:
+        count, path = found.groups()
+        trials = read_trials(ROOT / path)
+        assert len(trials) == int(count)
+        assert path.endswith(f"/{row.dataset}-{row.model}-{row.method}-d{row.dim}.csv")
+        best = max(trials, key=lambda trial: (trial.valid_H5 == trial.valid_H5, trial.valid_H5))
+        tuned = parse(row.settings)
+        assert (
+            tuned.items() >= {k: v for k, v in parse(best.settings).items() if k in tuned}.items()
+        )
+
+
+@pytest.fixture
+def table(tmp_path, monkeypatch):
+    """A table of our own; returns what adds a row to it."""
+    path = tmp_path / "settings.csv"
+    monkeypatch.setattr(settings, "TABLE", path)
+    rows = []
+
+    def add(*row):
+        rows.append(Row(*row))
+        settings.write_table(rows)
+
+    return add
+
+
+def test_the_row_that_applies_fills_what_is_left_open(table, capsys):
+    table("CiteULike", "BPR", "CD", 20, "lr=0.5 reg=0.25 lmbda_CD=3 K=7 T=2.5 T1=1.0 T2=-4.0", "us")
+    args = with_defaults("CD", main_CD.Settings(reg=0.125))
+    assert (args.lr, args.K, args.T, args.T2) == (0.5, 7, 2.5, -4.0)
+    assert args.reg == 0.125  # the command line or the script's block wins
+    assert (args.dim, args.teacher_dim) == (20, 200)
+    assert capsys.readouterr().out == (
+        "tuned for CiteULike BPR CD d=20 (us): lr=0.5 lmbda_CD=3 K=7 T=2.5 T1=1.0 T2=-4.0\n"
+    )
+    assert with_defaults("CD", args) == args  # nothing is left open, so nothing is said
+    assert capsys.readouterr().out == ""
+
+
+def test_the_row_is_that_of_the_data_set_and_the_nearest_size(table):
+    for dataset, dim, lr in (
+        ("CiteULike", 20, 1.0),
+        ("CiteULike", 200, 2.0),
+        ("Foursquare", 100, 3.0),
+    ):
+        table(dataset, "BPR", "no_KD", dim, f"lr={lr} reg=0.0", "us")
+    for dataset, dim, lr in (
+        ("CiteULike", 20, 1.0),
+        ("CiteULike", 60, 1.0),
+        ("CiteULike", 70, 2.0),  # 200 / 70 < 70 / 20
+        ("CiteULike", None, 1.0),
+        ("Foursquare", 20, 3.0),
+        ("synthetic", 200, 2.0),  # has none of its own
+    ):
+        args = main_no_KD.Settings(dataset=dataset, dim=dim)
+        assert with_defaults("no_KD", args).lr == lr
+
+
+def test_what_has_a_value_in_neither_place_is_refused(table):
+    table("CiteULike", "BPR", "no_KD", 20, "lr=1.0", "us")
+    words = r"no value for --reg: give it, or add a row for BPR no_KD to settings\.csv"
+    with pytest.raises(UserError, match=words):
+        with_defaults("no_KD", main_no_KD.Settings())
+    assert with_defaults("no_KD", main_no_KD.Settings(reg=0.0)).patience is None
+    with pytest.raises(UserError, match=r"no value for --K, --L, --T, --lmbda_DE, "):
+        with_defaults("DERRD", main_DERRD.Settings(lr=1.0, reg=0.0))
+
+
+def test_a_script_says_where_its_settings_are_from(workdir):
+    result = run_script(
+        "main_no_KD.py", "--dataset=synthetic", "--dim=8", "--max_epoch=1", cwd=workdir
+    )
+    row = settings.find_row("CiteULike", "BPR", "no_KD", 8)
+    assert result.stdout.startswith(f"tuned for CiteULike BPR no_KD d=20 ({row.source}): ")
+    kept = json.loads(next(workdir.rglob("config.json")).read_text())["settings"]
+    assert kept.items() >= parse(row.settings).items()
+
+
+# --- the search ----------------------------------------------------------------------------------
+
+
+def test_combinations_are_all_or_a_random_draw():
+    grid, fixed = ("a=1,2", "b=x,y,z"), ("c=5",)
+    every = combinations(grid, fixed, 0)
+    assert every == [f"a={a} b={b} c=5" for a in (1, 2) for b in "xyz"]
+    some = combinations(grid, fixed, 4)
+    assert len(set(some)) == 4
+    assert set(some) < set(every)
+    assert some == combinations(grid, fixed, 4)
+    assert combinations(grid, fixed, 7) == every
+
+
+@pytest.fixture
+def searched(tmp_path, monkeypatch, table):
+    """The search in a folder of its own, with its own table."""
+    monkeypatch.setattr(tune, "LOGS", tmp_path / "tuning_logs")
+    monkeypatch.setattr(tune, "read_table", settings.read_table)
+    table("CiteULike", "BPR", "no_KD", 20, "lr=0.001 reg=0.001", "us")
+    table("CiteULike", "BPR", "CD", 20, "lr=0.01 reg=0.0 K=5 T=3.0 T1=1.0 T2=0.0", "us")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_search_trains_each_combination_once_and_fills_the_table(searched, capfd):
+    args = tune.Settings(
+        "no_KD", ("lr=0.02,0.001",), ("max_epoch=2",), dataset="synthetic", dim=8, jobs=2, fill=True
+    )
+    tune.main(args)
+    (log,) = (searched / "tuning_logs").iterdir()
+    assert log.name == "synthetic-BPR-no_KD-d8.csv"
+    trials = read_trials(log)
+    assert [trial.settings for trial in trials] == ["lr=0.02 max_epoch=2", "lr=0.001 max_epoch=2"]
+    assert trials[0].valid_H5 > trials[1].valid_H5
+    for trial in trials:  # validation, not test
+        folder = searched / "tuning" / log.stem / trial.settings.replace(" ", "_")
+        summary = json.loads(next(folder.rglob("summary.json")).read_text())
+        assert trial.valid_H5 == summary["valid"]["H@5"] != summary["test"]["H@5"]
+        assert trial.epochs == 2
+    row = next(row for row in settings.read_table() if row.dataset == "synthetic")
+    assert row[:4] == ("synthetic", "BPR", "no_KD", 8)
+    assert row.settings == "lr=0.02 reg=0.001"
+    assert row.source.startswith("best of 2 runs in ")
+    assert len(settings.read_table()) == 3
+    tune.main(replace(args, grid=("lr=0.02,0.001,0.01",)))
+    assert "2 of 3 runs are in" in capfd.readouterr().out
+    assert len(read_trials(log)) == 3
+    assert len(settings.read_table()) == 3  # replaced
+
+
+def test_a_search_trains_the_teacher_first_and_survives_runs_that_fail(searched, capfd):
+    main_no_KD.main(main_no_KD.Settings(dataset="synthetic", dim=200, max_epoch=1))
+    grid = ("lmbda_CD=0.1,1e38", "K=5,600")
+    tune.main(tune.Settings("CD", grid, ("max_epoch=1",), dataset="synthetic", dim=8, jobs=1))
+    (log,) = (searched / "tuning_logs").iterdir()
+    best, diverged = read_trials(log)
+    assert best.settings == "lmbda_CD=0.1 K=5 max_epoch=1"
+    assert diverged.settings == "lmbda_CD=1e38 K=5 max_epoch=1"
+    assert not diverged.valid_H5 > 0
+    failed = [line for line in capfd.readouterr().out.splitlines() if line.startswith("failed: ")]
+    assert len(failed) == 2
+    assert all("600" in line for line in failed)
+
+
+def test_a_run_of_a_search_that_was_stopped_is_resumed(searched, monkeypatch):
+    values = {"dataset": "synthetic", "dim": 8, "lr": 0.01, "reg": 0.0, "max_epoch": 4}
+    text = " ".join(f"{name}={value}" for name, value in values.items())
+    (searched / "run").mkdir()
+    with monkeypatch.context() as patch, killed_in(2, monkeypatch):
+        patch.chdir(searched / "run")
+        main_no_KD.main(main_no_KD.Settings(**values))
+    command = [sys.executable, str(ROOT / "main_no_KD.py")]
+    trial = run_trial(text, command, searched / "run")
+    assert "resumed after epoch" in next((searched / "run").rglob("train.log")).read_text()
+    assert trial.epochs == 4
+    assert run_trial(text, command, searched / "run") == trial  # it is finished now
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"method": "DERD"}, r"method 'DERD' is unknown; did you mean DERRD\?"),
+        ({"grid": ("lambda_CD=1",)}, "setting 'lambda_CD' is unknown; did you mean lmbda_CD"),
+        ({"grid": ("K",)}, "'K' is no list of values; write it like lr=0.01,0.001"),
+        ({"model": "BRP"}, "--model 'BRP' is unknown; did you mean BPR"),
+    ],
+)
+def test_a_search_that_cannot_be_is_refused(searched, changes, words):
+    usual = {"method": "CD", "grid": ("lr=0.1",)}
+    with pytest.raises(UserError, match=words):
+        tune.main(tune.Settings(**usual | changes))
