@@ -25,16 +25,26 @@ from typing import Literal
 import tyro
 
 ROOT = Path(__file__).resolve().parents[1]
-ONE_HOT = "--tau_0=0.001"
+ONE_HOT, NEUMF = "--tau_0=0.001", "--model=NeuMF"
 ROWS = {  # name -> script and flags
     "no_KD, d = 20": ["main_no_KD.py", "--dim=20"],
     "no_KD, d = 200": ["main_no_KD.py", "--dim=200"],
+    "no_KD, NeuMF, d = 25": ["main_no_KD.py", NEUMF, "--dim=25"],
+    "no_KD, NeuMF, d = 250": ["main_no_KD.py", NEUMF, "--dim=250"],
+    "RD, warm-up": ["main_RD.py"],
+    "RD, hybrid": ["main_RD.py", "--warm_up=0"],
+    "CD, teacher": ["main_CD.py"],
+    "CD, student": ["main_CD.py", "--sampling=student"],
     "DE, soft": ["main_DE.py"],
     "DE, one-hot": ["main_DE.py", ONE_HOT],
     "URRD": ["main_URRD.py"],
     "IRRRD": ["main_IRRRD.py"],
     "DERRD, soft": ["main_DERRD.py"],
     "DERRD, one-hot": ["main_DERRD.py", ONE_HOT],
+    "RD, NeuMF": ["main_RD.py", NEUMF],
+    "CD, NeuMF": ["main_CD.py", NEUMF],
+    "URRD, NeuMF": ["main_URRD.py", NEUMF],
+    "DE, NeuMF, soft": ["main_DE.py", NEUMF],
 }
 
 
@@ -81,9 +91,13 @@ def main(args: Settings) -> None:
     print("| method | threads | training epoch, s | evaluation, s | peak memory of the run, MB |")
     print("| --- | --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as folder:
-        if any(command[0] != "main_no_KD.py" for command in rows.values()):
+        distilling = [row for row in rows.values() if row[0] != "main_no_KD.py"]
+        if any(NEUMF not in row for row in distilling):
             run(args, folder, ["main_no_KD.py", "--dim=200"], max_epoch=5)
             run(args, folder, ["main_IRRRD.py"], max_epoch=1)  # makes the teacher's lists
+        if any(NEUMF in row for row in distilling):
+            run(args, folder, ["main_no_KD.py", NEUMF, "--dim=250"], max_epoch=2)
+            run(args, folder, ["main_URRD.py", NEUMF], max_epoch=1)
         for name, command in rows.items():
             for threads in args.thread_counts:
                 # named, so that the teacher stays what it is

@@ -3,7 +3,10 @@
 import ast
 import csv
 import re
+import shutil
 import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -117,3 +120,34 @@ def test_the_readmes_commands_exist():
         assert (ROOT / script).exists(), script
     for module in re.findall(r"python -m (experiments\S+\b)", README):
         assert (ROOT / (module.replace(".", "/") + ".py")).exists(), module
+
+
+def test_the_readmes_example_of_a_method_and_a_base_model(tmp_path):
+    """It is written into a copy, as a reader would, and its commands are run."""
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if tracked.returncode:
+        pytest.skip("what belongs to the project is not known without git")
+    for name in tracked.stdout.split():
+        if name.endswith((".py", ".toml", ".csv")) and not name.startswith("logs/"):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, tmp_path / name)
+    example = README.split("## Add a method")[1].split("\n## ")[0]
+    for name, code in re.findall(r"```python\n# (\S+)\n(.*?)```", example, flags=re.DOTALL):
+        with open(tmp_path / name, "a") as file:
+            file.write(code)
+    (commands,) = re.findall(r"```shell\n(.*?)```", example, flags=re.DOTALL)
+    small = "--dataset synthetic --max_epoch 2 --threads 1"
+    python = f"PATH={Path(sys.executable).parent}:$PATH"
+    script = commands.replace("200", f"16 {small}")
+    teacher = f"python main_no_KD.py --model GMF --dim 16 {small}"
+    done = subprocess.run(
+        ["sh", "-ec", f"{python}\n{script.replace('python main', f'{teacher}; python main', 1)}"],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    (path,) = (tmp_path / "logs/synthetic/GMF-d20/Match/seed0").glob("metrics.csv")
+    columns = read_curves(path)
+    assert np.all(columns["Match"] > 0)
+    total = columns["base"] + 0.01 * columns["Match"]
+    assert columns["train_loss"] == pytest.approx(total, rel=1e-4)
+    assert re.search(r"\d+ passed", done.stdout)
