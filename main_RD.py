@@ -9,7 +9,8 @@ Departures from the RD paper (section 3), 1 and 2 as the DE-RRD paper (section 2
 3. L_RD is a sum over the batch's distinct users, as the other methods here; the paper's is of one.
 4. The teacher's items are outside all of the user's training items; its code excludes only the item
    at hand.
-5. The paper renormalises the hybrid weights, its code does not: --no_renormalize.
+5. The hybrid weights do not sum to 1 again, as in the authors' code, which the DE-RRD paper used;
+   with --variant paper they do.
 6. The rank of an item is 1 + floor((items - 1) n / N), as in the code; the paper's is not known.
 """
 
@@ -59,8 +60,8 @@ class Settings(RunSettings):
     num_samples: int | None = None
     # epochs before the discrepancy between the ranks counts
     warm_up: int | None = None
-    # let the weights of a user's items sum to 1 after the warm-up, too
-    renormalize: bool = True
+    # after the warm-up, the weights of a user's items sum to 1 again (paper), or not
+    variant: Literal["published_code", "paper"] = "published_code"
     # learning rate of Adam
     lr: float | None = None
     # weight decay of Adam, on all parameters
@@ -97,7 +98,7 @@ def main(args: Settings) -> None:
         args.mu,
         args.num_samples,
         args.warm_up,
-        args.renormalize,
+        args.variant,
         args.seed,
     )
     sampler = PairSampler(split, args.batch_size, args.seed, device)

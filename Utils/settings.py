@@ -63,7 +63,7 @@ def launch(main: Callable[[Any], None], settings: type, description: str) -> Non
         main(
             tyro.cli(
                 settings,
-                description=description,
+                description=f"{description}\n{settings.__doc__}",
                 config=(tyro.conf.FlagCreatePairsOff,),
                 use_underscores=True,
             )

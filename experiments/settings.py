@@ -77,20 +77,27 @@ def with_defaults(method: str, args: Settings) -> Settings:
     UserError
         If the base model is unknown, or if a setting has a value in neither place.
     """
+    args, said = resolve(method, args)
+    if said:
+        print(said)
+    return args
+
+
+def resolve(method: str, args: Settings) -> tuple[Settings, str]:
+    """Return what ``with_defaults`` returns, and what it says."""
     require_known("--model", args.model, MODELS)
 
     def fill(values: dict[str, Any]) -> dict[str, Any]:
         names = {field.name for field in fields(args) if getattr(args, field.name) is None}
         return {name: value for name, value in values.items() if name in names}
 
-    args = replace(args, **fill(SIZES.get(args.model, {})))
+    args, said = replace(args, **fill(SIZES.get(args.model, {}))), ""
     row = find_row(args.dataset, args.model, method, args.dim) if args.dim else None
-    if row:
-        taken = fill(parse(row.settings))
+    taken = fill(parse(row.settings)) if row else {}
+    if taken:
         args = replace(args, **taken)
         values = " ".join(f"{name}={value}" for name, value in taken.items())
-        if taken:
-            print(f"tuned for {' '.join(row[:3])} d={row.dim} ({row.source}): {values}")
+        said = f"tuned for {' '.join(row[:3])} d={row.dim} ({row.source}): {values}"
     optional = {"patience", *(option for model in MODELS.values() for option in model.options)}
     missing = fill(dict.fromkeys(field.name for field in fields(args))).keys() - optional
     if missing:
@@ -98,4 +105,4 @@ def with_defaults(method: str, args: Settings) -> Settings:
             f"no value for {', '.join(f'--{name}' for name in sorted(missing))}: give it, or add "
             f"a row for {args.model} {method} to {TABLE.name}"
         )
-    return args
+    return args, said

@@ -26,7 +26,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import tyro
 from tqdm import tqdm
 
-from experiments.settings import TABLE, Row, parse, read_table, with_defaults, write_table
+from experiments.settings import TABLE, Row, parse, read_table, resolve, write_table
 from Utils.data_utils import load_split
 from Utils.errors import UserError, require_known
 from Utils.files import read_json, write_whole
@@ -149,19 +149,26 @@ def load_script(method: str) -> ModuleType:
     return importlib.import_module(f"main_{method}")
 
 
-def script_settings(args: Settings, values: str) -> Any:
-    """Return the script's settings with ``values``, and the table's where there are none."""
+def script_settings(args: Settings, point: str) -> Any:
+    """Return the script's settings with those of a point, and the table's where it has none."""
     kind = load_script(args.method).Settings
-    names = {field.name for field in fields(kind)}
-    given = parse(values)
+    given = parse(point)
     for name in given:
-        require_known("setting", name, names)
+        require_known("setting", name, (field.name for field in fields(kind)))
     given |= {"dataset": args.dataset, "model": args.model, "dim": args.dim}
-    return with_defaults(args.method, kind(**given, data_dir=str(args.data_dir)))
+    return resolve(args.method, kind(**given, data_dir=str(args.data_dir)))[0]
 
 
-def search(args: Settings, todo: list[str], done: list[Trial], log: Path) -> list[Trial]:
-    """Run what is to do, several at once, and return the runs with those already done."""
+def complete(args: Settings, point: str) -> str:
+    """Return a point with all that scripts leave open, so that it says the same for ever."""
+    settings = script_settings(args, point)
+    tuned = [f.name for f in fields(settings) if f.default is None and f.name not in NOT_TUNED]
+    values = {name: getattr(settings, name) for name in (*tuned, *parse(point))}
+    return " ".join(f"{name}={value}" for name, value in values.items() if value is not None)
+
+
+def search(args: Settings, todo: list[str], done: list[Trial], log: Path) -> list[UserError]:
+    """Run what is to do, several at once; add the runs to ``done`` and return what failed."""
     first = script_settings(args, todo[0])
     command = [sys.executable, str(ROOT / f"main_{args.method}.py"), "--threads=1"]
     command += [f"--dataset={args.dataset}", f"--model={args.model}", f"--dim={first.dim}"]
@@ -187,17 +194,16 @@ def search(args: Settings, todo: list[str], done: list[Trial], log: Path) -> lis
                     tqdm.write(f"valid H@5 {done[-1].valid_H5:.4f}  {done[-1].settings}")
                 except UserError as error:
                     failures.append(error)
+                    tqdm.write(f"failed: {error}")
                 bar.update()
         except KeyboardInterrupt:
             pool.shutdown(wait=True, cancel_futures=True)
             raise UserError("interrupted; the same command goes on") from None
-    for failure in failures:
-        tqdm.write(f"failed: {failure}")
-    return done
+    return failures
 
 
-def best_row(args: Settings, trials: list[Trial], log: Path) -> Row:
-    """Return the row of the table that the best run makes, with all that scripts leave open.
+def best_row(args: Settings, dim: int, trials: list[Trial], log: Path) -> Row:
+    """Return the row of the table that the best run makes.
 
     Raises
     ------
@@ -207,32 +213,29 @@ def best_row(args: Settings, trials: list[Trial], log: Path) -> Row:
     best = min(trials, key=_rank, default=None)
     if best is None or isnan(best.valid_H5):
         raise UserError(f"{log}: no run came to its end, so there is no best one")
-    settings = script_settings(args, best.settings)
-    values = {
-        field.name: getattr(settings, field.name)
-        for field in fields(settings)
-        if field.default is None and field.name not in NOT_TUNED
-    }
-    text = " ".join(f"{name}={value}" for name, value in values.items() if value is not None)
+    kind = load_script(args.method).Settings
+    tuned = {field.name for field in fields(kind) if field.default is None} - {*NOT_TUNED}
+    settings = " ".join(p for p in best.settings.split() if p.partition("=")[0] in tuned)
     source = f"best of {len(trials)} runs in {os.path.relpath(log, ROOT)}"
-    return Row(args.dataset, args.model, args.method, settings.dim, text, source)
+    return Row(args.dataset, args.model, args.method, dim, settings, source)
 
 
 def main(args: Settings) -> None:
     """Search, and print what was found."""
-    points = combinations(args.grid, args.fixed, args.draws)
-    size = script_settings(args, points[0]).dim
-    log = LOGS / f"{args.dataset}-{args.model}-{args.method}-d{size}.csv"
+    points = [complete(args, point) for point in combinations(args.grid, args.fixed, args.draws)]
+    dim = script_settings(args, points[0]).dim
+    log = LOGS / f"{args.dataset}-{args.model}-{args.method}-d{dim}.csv"
     trials = read_trials(log)
     todo = [point for point in points if point not in {trial.settings for trial in trials}]
     print(f"{len(points) - len(todo)} of {len(points)} runs are in {log} already")
-    if todo:
-        trials = search(args, todo, trials, log)
-    row = best_row(args, trials, log)
+    failures = search(args, todo, trials, log) if todo else []
+    row = best_row(args, dim, trials, log)
     print(f"best of {len(trials)}: {row.settings}")
     if args.fill:
         write_table(sorted([row, *(other for other in read_table() if other[:4] != row[:4])]))
         print(f"{TABLE} has it now")
+    if failures:
+        raise UserError(f"failed: {len(failures)} of {len(todo)} runs; the first: {failures[0]}")
 
 
 if __name__ == "__main__":

@@ -415,9 +415,9 @@ def ranking_distillation(student, teacher, **changes) -> RD:
     return RD(student, teacher, **settings | changes)
 
 
-@pytest.mark.parametrize("renormalize", [True, False])
-def test_rd_weighs_the_teachers_first_items(student, teacher, split, renormalize):
-    rd = ranking_distillation(student, teacher, renormalize=renormalize)
+@pytest.mark.parametrize("variant", ["published_code", "paper"])
+def test_rd_weighs_the_teachers_first_items(student, teacher, split, variant):
+    rd = ranking_distillation(student, teacher, variant=variant)
     position = position_weights(4, 2.0).tolist()
     seen = training_pairs(split)
     for epoch in (0, 1, 2):
@@ -438,7 +438,7 @@ def test_rd_weighs_the_teachers_first_items(student, teacher, split, renormalize
                     above = sum(scores[i] > scores[item] for i in sampled)
                     rank = 1 + (split.num_items - 1) * above // 7
                     weights.append(position[place - 1] * math.tanh(max(0.01 * (rank - place), 0.0)))
-                if renormalize:
+                if variant == "paper":
                     weights = [weight / sum(weights) for weight in weights]
             for weight, item in zip(weights, top, strict=True):
                 expected -= weight * math.log(1 / (1 + math.exp(-scores[item])))
@@ -447,7 +447,7 @@ def test_rd_weighs_the_teachers_first_items(student, teacher, split, renormalize
 
 def test_rd_has_nothing_to_say_where_all_is_in_place(student, teacher):
     """Hybrid weights that are all 0 are not divided by their sum."""
-    rd = ranking_distillation(student, teacher, warm_up=0)
+    rd = ranking_distillation(student, teacher, warm_up=0, variant="paper")
     rd.begin_epoch(0)
     rd.score = lambda users, items: (
         (9.0 if items.shape[1] == 4 else 0.0) + torch.zeros(items.shape, requires_grad=True)

@@ -87,7 +87,6 @@ OTHER_VALUES = {
     "mu": 1e-3,
     "num_samples": 30,
     "warm_up": 2,
-    "renormalize": False,
     "lmbda_CD": 0.2,
     "T1": 1.0,
     "T2": 0.0,

@@ -163,7 +163,9 @@ def test_a_search_trains_each_combination_once_and_fills_the_table(searched, cap
     (log,) = (searched / "tuning_logs").iterdir()
     assert log.name == "synthetic-BPR-no_KD-d8.csv"
     trials = read_trials(log)
-    assert [trial.settings for trial in trials] == ["lr=0.02 max_epoch=2", "lr=0.001 max_epoch=2"]
+    assert [trial.settings for trial in trials] == [
+        f"lr={lr} reg=0.001 max_epoch=2" for lr in (0.02, 0.001)
+    ]
     assert trials[0].valid_H5 > trials[1].valid_H5
     for trial in trials:  # validation, not test
         folder = searched / "tuning" / log.stem / trial.settings.replace(" ", "_")
@@ -184,11 +186,14 @@ def test_a_search_trains_each_combination_once_and_fills_the_table(searched, cap
 def test_a_search_trains_the_teacher_first_and_survives_runs_that_fail(searched, capfd):
     main_no_KD.main(main_no_KD.Settings(dataset="synthetic", dim=200, max_epoch=1))
     grid = ("lmbda_CD=0.1,1e38", "K=5,600")
-    tune.main(tune.Settings("CD", grid, ("max_epoch=1",), dataset="synthetic", dim=8, jobs=1))
+    args = tune.Settings("CD", grid, ("max_epoch=1",), dataset="synthetic", dim=8, jobs=1)
+    with pytest.raises(UserError, match=r"failed: 2 of 4 runs; the first: .* into lists of 500"):
+        tune.main(args)
     (log,) = (searched / "tuning_logs").iterdir()
     best, diverged = read_trials(log)
-    assert best.settings == "lmbda_CD=0.1 K=5 max_epoch=1"
-    assert diverged.settings == "lmbda_CD=1e38 K=5 max_epoch=1"
+    for trial, lmbda in ((best, "0.1"), (diverged, "1e+38")):
+        usual = "K=5 T=3.0 T1=1.0 T2=0.0 lr=0.01 reg=0.0 max_epoch=1"
+        assert trial.settings == f"lmbda_CD={lmbda} {usual}"
     assert not diverged.valid_H5 > 0
     failed = [line for line in capfd.readouterr().out.splitlines() if line.startswith("failed: ")]
     assert len(failed) == 2

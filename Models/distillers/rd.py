@@ -26,7 +26,7 @@ class RD(nn.Module):
         ``position_weights``.
     mu, num_samples : see ``discrepancy_weights``; so many items are drawn for a user and epoch.
     warm_up : epochs with position weights alone.
-    renormalize : make the hybrid weights of a user sum to 1, too.
+    variant : ``published_code``: the two weights are multiplied; ``paper``: and made to sum to 1.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class RD(nn.Module):
         mu: float,
         num_samples: int,
         warm_up: int,
-        renormalize: bool = True,
+        variant: str = "published_code",
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class RD(nn.Module):
         self.items = teacher.top_items(K).long()
         self.position = position_weights(K, T).to(teacher.device)
         self.unseen = UnseenItems(teacher.split, num_samples, seed, teacher.device)
-        self.mu, self.warm_up, self.renormalize = mu, warm_up, renormalize
+        self.mu, self.warm_up, self.variant = mu, warm_up, variant
 
     def begin_epoch(self, epoch: int) -> None:
         """Sample the items among which the student's ranks are estimated."""
@@ -66,7 +66,7 @@ class RD(nn.Module):
             return self.position
         sampled = self.score(users, self.samples[users])
         hybrid = self.position * discrepancy_weights(scores, sampled, self.num_items, self.mu)
-        if self.renormalize:  # where the student has all K in place, no weight is left
+        if self.variant == "paper":  # where the student has all K in place, no weight is left
             hybrid /= hybrid.sum(dim=1, keepdim=True).clamp_min_(torch.finfo(hybrid.dtype).tiny)
         return hybrid
 
