@@ -70,7 +70,7 @@ class Settings(RunSettings):
     # weight decay of Adam, on all parameters
     reg: float | None = None
     # training pairs a step, each with one negative
-    batch_size: int = 1024
+    batch_size: int | None = None
     # most epochs to train
     max_epoch: int = 1000
     # paper: best validation H@5; published_code: an epoch for each of H@5, H@10, H@20

@@ -27,6 +27,7 @@ FOLDER = "synthetic/BPR-d8/no_KD/seed0"
 def small(**changes) -> Settings:
     """A run of a few seconds on the built-in data."""
     usual = {"dataset": "synthetic", "dim": 8, "max_epoch": 4, "lr": 0.01, "reg": 0.001}
+    usual["batch_size"] = 1024
     return Settings(**usual | changes)
 
 
@@ -347,7 +348,7 @@ def test_a_foreign_checkpoint_is_refused(workdir):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_best(workdir, monkeypatch):
-    build = main_no_KD.build_model
+    build = main_no_KD.new_model
 
     def exploding(*arguments):
         model = build(*arguments)
@@ -355,7 +356,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_best(workdir, mon
         model.loss = lambda *batch: loss(*batch) * (float("nan") if next(calls) == 40 else 1)
         return model
 
-    monkeypatch.setattr(main_no_KD, "build_model", exploding)
+    monkeypatch.setattr(main_no_KD, "new_model", exploding)
     with pytest.raises(
         UserError, match=r"epoch 1, batch 13: train_loss is nan; .*--lr \(now 0\.01"
     ):

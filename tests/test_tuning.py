@@ -51,7 +51,7 @@ def test_every_method_and_model_has_a_row():
 @pytest.mark.parametrize("row", read_table(), ids=lambda row: "-".join(map(str, row[:4])))
 def test_a_row_that_was_searched_is_the_best_of_its_search(row):
     found = re.fullmatch(r"best of (\d+) runs in (\S+)", row.source)
-    assert found or "search" not in row.source or row.source.startswith("not searched")
+    assert found or "published" in row.source or "not searched" in row.source
     if found:
         count, path = found.groups()
         trials = read_trials(ROOT / path)
@@ -79,13 +79,21 @@ def table(tmp_path, monkeypatch):
 
 
 def test_the_row_that_applies_fills_what_is_left_open(table, capsys):
-    table("CiteULike", "BPR", "CD", 20, "lr=0.5 reg=0.25 lmbda_CD=3 K=7 T=2.5 T1=1.0 T2=-4.0", "us")
+    table(
+        "CiteULike",
+        "BPR",
+        "CD",
+        20,
+        "lr=0.5 reg=0.25 batch_size=9 lmbda_CD=3 K=7 T=2.5 T1=1.0 T2=-4.0",
+        "us",
+    )
     args = with_defaults("CD", main_CD.Settings(reg=0.125))
     assert (args.lr, args.K, args.T, args.T2) == (0.5, 7, 2.5, -4.0)
     assert args.reg == 0.125  # the command line or the script's block wins
     assert (args.dim, args.teacher_dim) == (20, 200)
     assert capsys.readouterr().out == (
-        "tuned for CiteULike BPR CD d=20 (us): lr=0.5 lmbda_CD=3 K=7 T=2.5 T1=1.0 T2=-4.0\n"
+        "tuned for CiteULike BPR CD d=20 (us): lr=0.5 batch_size=9 lmbda_CD=3 K=7 T=2.5 T1=1.0 "
+        "T2=-4.0\n"
     )
     assert with_defaults("CD", args) == args  # nothing is left open, so nothing is said
     assert capsys.readouterr().out == ""
@@ -97,7 +105,7 @@ def test_the_row_is_that_of_the_data_set_and_the_nearest_size(table):
         ("CiteULike", 200, 2.0),
         ("Foursquare", 100, 3.0),
     ):
-        table(dataset, "BPR", "no_KD", dim, f"lr={lr} reg=0.0", "us")
+        table(dataset, "BPR", "no_KD", dim, f"lr={lr} reg=0.0 batch_size=1024", "us")
     for dataset, dim, lr in (
         ("CiteULike", 20, 1.0),
         ("CiteULike", 60, 1.0),
@@ -111,13 +119,13 @@ def test_the_row_is_that_of_the_data_set_and_the_nearest_size(table):
 
 
 def test_what_has_a_value_in_neither_place_is_refused(table):
-    table("CiteULike", "BPR", "no_KD", 20, "lr=1.0", "us")
+    table("CiteULike", "BPR", "no_KD", 20, "lr=1.0 batch_size=9", "us")
     words = r"no value for --reg: give it, or add a row for BPR no_KD to settings\.csv"
     with pytest.raises(UserError, match=words):
         with_defaults("no_KD", main_no_KD.Settings())
     assert with_defaults("no_KD", main_no_KD.Settings(reg=0.0)).patience is None
     with pytest.raises(UserError, match=r"no value for --K, --L, --T, --lmbda_DE, "):
-        with_defaults("DERRD", main_DERRD.Settings(lr=1.0, reg=0.0))
+        with_defaults("DERRD", main_DERRD.Settings(lr=1.0, reg=0.0, batch_size=9))
 
 
 def test_a_script_says_where_its_settings_are_from(workdir):
@@ -149,8 +157,10 @@ def searched(tmp_path, monkeypatch, table):
     """The search in a folder of its own, with its own table."""
     monkeypatch.setattr(tune, "LOGS", tmp_path / "tuning_logs")
     monkeypatch.setattr(tune, "read_table", settings.read_table)
-    table("CiteULike", "BPR", "no_KD", 20, "lr=0.001 reg=0.001", "us")
-    table("CiteULike", "BPR", "CD", 20, "lr=0.01 reg=0.0 K=5 T=3.0 T1=1.0 T2=0.0", "us")
+    table("CiteULike", "BPR", "no_KD", 20, "lr=0.001 reg=0.001 batch_size=1024", "us")
+    table(
+        "CiteULike", "BPR", "CD", 20, "lr=0.01 reg=0.0 batch_size=512 K=5 T=3.0 T1=1.0 T2=0.0", "us"
+    )
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -164,7 +174,7 @@ def test_a_search_trains_each_combination_once_and_fills_the_table(searched, cap
     assert log.name == "synthetic-BPR-no_KD-d8.csv"
     trials = read_trials(log)
     assert [trial.settings for trial in trials] == [
-        f"lr={lr} reg=0.001 max_epoch=2" for lr in (0.02, 0.001)
+        f"lr={lr} reg=0.001 batch_size=1024 max_epoch=2" for lr in (0.02, 0.001)
     ]
     assert trials[0].valid_H5 > trials[1].valid_H5
     for trial in trials:  # validation, not test
@@ -174,7 +184,7 @@ def test_a_search_trains_each_combination_once_and_fills_the_table(searched, cap
         assert trial.epochs == 2
     row = next(row for row in settings.read_table() if row.dataset == "synthetic")
     assert row[:4] == ("synthetic", "BPR", "no_KD", 8)
-    assert row.settings == "lr=0.02 reg=0.001"
+    assert row.settings == "lr=0.02 reg=0.001 batch_size=1024"
     assert row.source.startswith("best of 2 runs in ")
     assert len(settings.read_table()) == 3
     tune.main(replace(args, grid=("lr=0.02,0.001,0.01",)))
@@ -192,7 +202,7 @@ def test_a_search_trains_the_teacher_first_and_survives_runs_that_fail(searched,
     (log,) = (searched / "tuning_logs").iterdir()
     best, diverged = read_trials(log)
     for trial, lmbda in ((best, "0.1"), (diverged, "1e+38")):
-        usual = "K=5 T=3.0 T1=1.0 T2=0.0 lr=0.01 reg=0.0 max_epoch=1"
+        usual = "K=5 T=3.0 T1=1.0 T2=0.0 lr=0.01 reg=0.0 batch_size=512 max_epoch=1"
         assert trial.settings == f"lmbda_CD={lmbda} {usual}"
     assert not diverged.valid_H5 > 0
     failed = [line for line in capfd.readouterr().out.splitlines() if line.startswith("failed: ")]
@@ -201,7 +211,8 @@ def test_a_search_trains_the_teacher_first_and_survives_runs_that_fail(searched,
 
 
 def test_a_run_of_a_search_that_was_stopped_is_resumed(searched, monkeypatch):
-    values = {"dataset": "synthetic", "dim": 8, "lr": 0.01, "reg": 0.0, "max_epoch": 4}
+    values = {"dataset": "synthetic", "dim": 8, "lr": 0.01, "reg": 0.0, "batch_size": 1024}
+    values |= {"max_epoch": 4}
     text = " ".join(f"{name}={value}" for name, value in values.items())
     (searched / "run").mkdir()
     with monkeypatch.context() as patch, killed_in(2, monkeypatch):
