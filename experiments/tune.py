@@ -21,7 +21,7 @@ from itertools import product
 from math import isnan, nan
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import tyro
 from tqdm import tqdm
@@ -75,7 +75,7 @@ class Trial(NamedTuple):
     valid_H5: float
     best_epoch: int
     epochs: int
-    seconds: float
+    seconds: int
 
 
 def combinations(grid: tuple[str, ...], fixed: tuple[str, ...], draws: int) -> list[str]:
@@ -99,7 +99,7 @@ def read_trials(path: Path) -> list[Trial]:
         return []
     with open(path) as file:
         rows = list(csv.reader(file))[1:]
-    return [Trial(row[0], float(row[1]), int(row[2]), int(row[3]), float(row[4])) for row in rows]
+    return [Trial(row[0], float(row[1]), *map(int, row[2:])) for row in rows]
 
 
 def write_trials(path: Path, trials: list[Trial]) -> None:
@@ -139,7 +139,7 @@ def run_trial(settings: str, command: list[str], folder: Path) -> Trial:
         )
     said = (done.stderr.strip().splitlines() or ["no message"])[-1]
     if "try a smaller --lr" in said:
-        return Trial(settings, nan, -1, 0, 0.0)
+        return Trial(settings, nan, -1, 0, 0)
     raise UserError(f"{settings}: {said}")
 
 
@@ -152,9 +152,12 @@ def load_script(method: str) -> ModuleType:
 def script_settings(args: Settings, point: str) -> Any:
     """Return the script's settings with those of a point, and the table's where it has none."""
     kind = load_script(args.method).Settings
+    kinds = {field.name: field.type for field in fields(kind)}
     given = parse(point)
-    for name in given:
-        require_known("setting", name, (field.name for field in fields(kind)))
+    for name, value in given.items():
+        require_known("setting", name, kinds)
+        if isinstance(value, int) and float in (kinds[name], *get_args(kinds[name])):
+            given[name] = float(value)
     given |= {"dataset": args.dataset, "model": args.model, "dim": args.dim}
     return resolve(args.method, kind(**given, data_dir=str(args.data_dir)))[0]
 
