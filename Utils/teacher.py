@@ -114,8 +114,8 @@ def top_lists(model: nn.Module, split: LeaveOneOutSplit, kind: str, count: int) 
     most = np.bincount(rows).max()
     if count > num_columns - most:
         raise UserError(
-            f"the teacher's lists of {count} {kind} are too long: {split.dataset} has "
-            f"{num_columns:,} {kind}, of which up to {most} are seen; use a smaller --pool"
+            f"lists of {count} {kind} are too long: {split.dataset} has {num_columns:,} {kind}, of "
+            f"which up to {most} are seen; use shorter ones (--pool, or --K without a pool)"
         )
     device = next(model.parameters()).device
     chunks = torch.arange(num_rows, device=device).split(CHUNK)

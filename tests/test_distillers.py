@@ -645,3 +645,14 @@ def test_lists_that_cannot_be_are_refused(student, teacher, changes, words):
 def test_lists_of_users_that_cannot_be_are_refused(student, teacher):
     with pytest.raises(UserError, match=r"51 interesting users do not fit .* smaller --K_I"):
         ItemSideRRD(SimpleNamespace(), student, teacher, K=51, L=2, T=3.0, pool=50)
+
+
+def test_items_that_cannot_be_drawn_are_refused(student, teacher):
+    with pytest.raises(UserError, match=r"--num_samples 1990: so many items do not fit beside \d+"):
+        ranking_distillation(student, teacher, num_samples=1990)
+    with pytest.raises(UserError, match=r"lists of 1998 items are too long: .* or --K without"):
+        ranking_distillation(student, teacher, K=1998)
+    with pytest.raises(UserError, match="--K 1990: so many items do not fit beside"):
+        collaborative(student, teacher, sampling="uniform", K=1990)
+    with pytest.raises(UserError, match="51 items do not fit into lists of 50; use a smaller --K"):
+        collaborative(student, teacher, K=51)

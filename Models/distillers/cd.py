@@ -52,7 +52,7 @@ class CD(nn.Module):
         if sampling != "uniform" and K > pool:
             raise UserError(f"{K} items do not fit into lists of {pool}; use a smaller --K")
         if sampling == "uniform":
-            self.unseen = UnseenItems(teacher.split, K, seed, teacher.device)
+            self.unseen = UnseenItems(teacher.split, K, "--K", seed, teacher.device)
         elif sampling == "teacher":
             self.top = teacher.top_items(pool)
         else:  # a buffer, so that a resumed run has the list of an earlier epoch

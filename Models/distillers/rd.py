@@ -45,7 +45,7 @@ class RD(nn.Module):
         self.score, self.num_items = student.score, student.num_items
         self.items = teacher.top_items(K).long()
         self.position = position_weights(K, T).to(teacher.device)
-        self.unseen = UnseenItems(teacher.split, num_samples, seed, teacher.device)
+        self.unseen = UnseenItems(teacher.split, num_samples, "--num_samples", seed, teacher.device)
         self.mu, self.warm_up, self.variant = mu, warm_up, variant
 
     def begin_epoch(self, epoch: int) -> None:

@@ -54,16 +54,20 @@ def draw_unlike(excluded: Tensor, count: int, generator: torch.Generator) -> Ten
 
 
 class UnseenItems:
-    """Draws ``count`` different items for every user that are not among their training items."""
+    """Draws ``count`` different items for every user that are not among their training items.
+
+    ``flag`` is the setting that says how many, for the error where there are not so many.
+    """
 
     def __init__(
-        self, split: LeaveOneOutSplit, count: int, seed: int, device: torch.device
+        self, split: LeaveOneOutSplit, count: int, flag: str, seed: int, device: torch.device
     ) -> None:
         users, items = split.train_users, split.train_items
         most = int(np.bincount(users).max())
         if most + count > split.num_items:
             raise UserError(
-                f"{count} items do not fit beside {most} in training: there are {split.num_items:,}"
+                f"{flag} {count}: so many items do not fit beside {most} in training; there are "
+                f"{split.num_items:,}"
             )
         self.seen = chunks_of_pairs(users, items, split.num_users, CHUNK, device)
         self.num_users, self.num_items = split.num_users, split.num_items
