@@ -31,6 +31,8 @@ class Table(Recommender):
     def representations(self, users, items):
         raise NotImplementedError
 
+    embeddings = representations
+
 
 def slow_ranks(scores: np.ndarray, split, column: np.ndarray) -> list[int]:
     """Return ranks by counting, for each user, the candidates that do not score lower."""
