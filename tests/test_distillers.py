@@ -78,6 +78,22 @@ def test_the_loss_is_right_for_huge_scores():
     assert loss == pytest.approx(math.log(6), abs=1e-2)
 
 
+@pytest.mark.parametrize("spread", [79.0, 81.0])  # on either side of where log space begins
+def test_the_loss_is_right_for_scores_far_apart(spread):
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.rand(20, 9, generator=generator) * (spread - 1)
+    scores[:, 2], scores[:, 7] = 0, spread
+    scores.requires_grad_()
+    loss = relaxed_ranking_loss(scores[:, :5], scores[:, 5:])
+    exact = scores.detach().double().requires_grad_()
+    expected = sum(exact[:, k:].logsumexp(dim=1) - exact[:, k] for k in range(5))
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=0)
+    (found,), (gradient,) = (
+        torch.autograd.grad(value.sum(), of) for value, of in ((loss, scores), (expected, exact))
+    )
+    torch.testing.assert_close(found.double(), gradient, rtol=1e-4, atol=1e-5)
+
+
 # --- the lists -------------------------------------------------------------------------------
 
 
