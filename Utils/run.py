@@ -2,8 +2,9 @@
 
 logs/<data set>/<model>-d<dim>/<method>[-<name>]/<split>/         kept: config.json, metrics.csv,
                                                                   train.log, summary.json,
+                                                                  ranks.npz,
                                                                   <name>-epoch<n>.npz if wanted
-checkpoints/<the same>/                                           best.pt, last.pt, ranks.npz
+checkpoints/<the same>/                                           best.pt, last.pt
 """
 
 import contextlib
@@ -123,8 +124,9 @@ class Run:
     def _start(self, stack: contextlib.ExitStack) -> None:
         """Resume or begin, and open what the loop writes to."""
         resumed = self._resume()
-        for leftover in self.checkpoints.glob(".*.tmp"):  # of a process that was killed
-            leftover.unlink()
+        for folder in (self.logs, self.checkpoints):
+            for leftover in folder.glob(".*.tmp"):  # of a process that was killed
+                leftover.unlink()
         if not resumed:
             self._write_config()
         mode = "a" if resumed else "w"
@@ -145,7 +147,7 @@ class Run:
             raise UserError(
                 f"{self.logs}: holds an unfinished run; --resume goes on, --overwrite starts again"
             )
-        _refuse_other_settings(self.logs, self.args)
+        refuse_other_settings(self.logs, self.args)
         last = read_checkpoint(path, self.identity, self.device)
         self.modules.load_state_dict(last["modules"])
         self.optimizer.load_state_dict(last["optimizer"])
@@ -354,7 +356,7 @@ class Run:
             self.identity | {"epoch": best["epoch"], "finished": False, "weights": best["weights"]},
         )
         ranks = {part: ranks.numpy().astype(np.int16) for part, ranks in best["ranks"].items()}
-        with write_whole(self.checkpoints / "ranks.npz") as file:
+        with write_whole(self.logs / "ranks.npz") as file:
             np.savez(file, **ranks, epoch=best["epoch"], split_sha256=self.split.sha256)
 
     def _finish(self) -> None:
@@ -434,7 +436,7 @@ def is_finished(method: str, args: Any, split: LeaveOneOutSplit) -> bool:
     path = logs / "summary.json"
     if args.overwrite or not path.exists():
         return False
-    _refuse_other_settings(logs, args)
+    refuse_other_settings(logs, args)
     summary = read_json(path)
     print(
         f"{logs} holds this run, finished: test H@5 {summary['test']['H@5']:.4f} at epoch "
@@ -444,12 +446,12 @@ def is_finished(method: str, args: Any, split: LeaveOneOutSplit) -> bool:
     return True
 
 
-def _refuse_other_settings(logs: Path, args: Any) -> None:
-    """Raise if the folder was made with other hyperparameters than these."""
+def refuse_other_settings(logs: Path, args: Any) -> None:
+    """Raise ``UserError`` if the folder was made with other hyperparameters than these."""
     ours = asdict(args)
     newer = {field.name: field.default for field in fields(args)}  # than the run, so not in it
     theirs = newer | read_json(logs / "config.json")["settings"]
-    free = {field.name for field in fields(RunSettings)}
+    free = {field.name for field in fields(RunSettings)} | {"save_selection"}  # change no weight
     differing = [
         f"{key} {theirs.get(key)} (now {ours.get(key)})"
         for key in ours.keys() | theirs.keys()

@@ -10,7 +10,6 @@ runs in that file becomes the row of experiments/settings.csv. Test metrics are 
 """
 
 import csv
-import importlib
 import os
 import subprocess
 import sys
@@ -20,12 +19,12 @@ from io import TextIOWrapper
 from itertools import product
 from math import isnan, nan
 from pathlib import Path
-from types import ModuleType
 from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import tyro
 from tqdm import tqdm
 
+from experiments.plan import ROOT, load_script
 from experiments.settings import TABLE, Row, parse, read_table, resolve, write_table
 from Utils.data_utils import load_split
 from Utils.errors import UserError, require_known
@@ -34,7 +33,6 @@ from Utils.seeding import numpy_generator
 from Utils.settings import launch
 from Utils.teacher import own_teacher
 
-ROOT = Path(__file__).resolve().parents[1]
 LOGS = ROOT / "experiments/tuning"
 NOT_TUNED = ("dim", "teacher_dim", "patience")  # but left open in scripts
 SCRATCH = Path("tuning")  # where the runs leave their logs and checkpoints; not kept
@@ -141,12 +139,6 @@ def run_trial(settings: str, command: list[str], folder: Path) -> Trial:
     if "try a smaller --lr" in said:
         return Trial(settings, nan, -1, 0, 0)
     raise UserError(f"{settings}: {said}")
-
-
-def load_script(method: str) -> ModuleType:
-    """Return the module of ``main_<method>.py``."""
-    require_known("method", method, (path.stem[5:] for path in ROOT.glob("main_*.py")))
-    return importlib.import_module(f"main_{method}")
 
 
 def script_settings(args: Settings, point: str) -> Any:

@@ -33,7 +33,7 @@ def small(**changes) -> Settings:
 
 def read(folder, name: str) -> bytes:
     """Return a file of the run's logs or checkpoints."""
-    kind = "checkpoints" if name.endswith((".pt", ".npz")) else "logs"
+    kind = "checkpoints" if name.endswith(".pt") else "logs"
     return (folder / kind / FOLDER / name).read_bytes()
 
 
@@ -90,7 +90,7 @@ def test_the_kept_weights_are_those_of_the_best_epoch(workdir):
     values, ranks = Evaluator(split, "cpu").evaluate(model)
     for name in METRICS:
         assert summary["test"][name] == pytest.approx(values[f"test_{name}"], abs=1e-6)
-    with np.load(workdir / "checkpoints" / FOLDER / "ranks.npz") as kept:
+    with np.load(workdir / "logs" / FOLDER / "ranks.npz") as kept:
         for part in ("valid", "test"):
             assert kept[part].tolist() == ranks[part].tolist()
 

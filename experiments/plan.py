@@ -1,0 +1,199 @@
+"""Which runs make each table and figure of the DE-RRD paper, and the published learning curves."""
+
+import importlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from experiments.settings import SIZES, resolve
+from Models import MODELS
+from Models.recommender import Recommender
+from Utils.errors import require_known
+from Utils.run import refuse_other_settings, run_folder
+
+ROOT = Path(__file__).resolve().parents[1]
+PHIS = (0.1, 0.5, 1.0)  # the student's parameters as a share of the teacher's
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a table's row, or a figure's point, is made of: a method and what differs for it.
+
+    ``changes`` are settings of the script other than those of the table of tuned settings.
+    """
+
+    label: str
+    method: str
+    phi: float = 0.1
+    changes: dict[str, Any] = field(default_factory=dict)
+
+
+TEACHER, STUDENT = Cell("Teacher", "no_KD", phi=1.0), Cell("Student", "no_KD")
+DE, RRD, DE_RRD = Cell("DE", "DE"), Cell("RRD", "URRD"), Cell("DE-RRD", "DERRD")
+# as in the paper's table 2; SVD is ours and IR-RRD of a later paper
+METHODS = [
+    *(STUDENT, Cell("RD", "RD"), Cell("CD", "CD"), DE, RRD, DE_RRD),
+    *(Cell("SVD", "SVD"), Cell("IR-RRD", "IRRRD")),
+]
+
+
+def _changed(cell: Cell, label: str = "", **changes: Any) -> Cell:
+    said = ", ".join(f"{name} = {value:g}" for name, value in changes.items() if not label)
+    return replace(cell, label=label or f"{cell.label}, {said}", changes=changes)
+
+
+ATTENTION, ONE_LARGE, ONE_SMALL = (
+    _changed(DE, f"DE ({letter}) {label}", expert_selection=kind)
+    for letter, label, kind in (
+        ("a", "Attention", "attention"),
+        ("b", "One expert (large)", "one_large"),
+        ("c", "One expert (small)", "one_small"),
+    )
+)
+FULL, INTERESTING = (
+    _changed(RRD, f"RRD ({letter}) {label}", ranking=kind)
+    for letter, label, kind in (
+        ("d", "Full ranking", "full"),
+        ("e", "Interesting ranking", "interesting"),
+    )
+)
+LAMBDAS = (1e-4, 1e-3, 1e-2, 1e-1)
+
+EXPERIMENTS: dict[str, list[Cell]] = {
+    "table2": [TEACHER, *METHODS],
+    "figure4": [TEACHER, *(replace(cell, phi=phi) for cell in METHODS[:6] for phi in PHIS)],
+    "table3": [TEACHER, *(replace(DE_RRD, phi=phi) for phi in PHIS)],
+    "table4": [STUDENT, DE, ATTENTION, ONE_LARGE, ONE_SMALL, RRD, FULL, INTERESTING],
+    "table5": [_changed(DE_RRD, lmbda_DE=de, lmbda_RRD=rrd) for de in LAMBDAS for rrd in LAMBDAS],
+    "figure5": [STUDENT, ATTENTION, ONE_LARGE, DE],
+    "figure6": [DE],
+    "figure7": [
+        STUDENT,
+        *(_changed(DE, lmbda_DE=value) for value in LAMBDAS),
+        *(_changed(DE, num_experts=value) for value in (5, 10, 20, 30)),
+        *(_changed(RRD, lmbda_RRD=value) for value in LAMBDAS),
+        *(_changed(RRD, K=value, L=value) for value in (10, 20, 30, 40, 50)),
+    ],
+    # the runs whose learning curves the authors published, and DE-RRD and SVD beside them
+    "curves": [
+        replace(cell, changes={"split": "published", "selection": "published_code"})
+        for cell in (TEACHER, *METHODS)
+        if cell.label not in ("RD", "CD")
+    ],
+}
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run of a script: its settings, complete, and its folder below ``logs/``."""
+
+    cell: Cell
+    settings: Any
+    folder: Path
+    flags: tuple[str, ...]
+
+    @property
+    def summary(self) -> Path:
+        """The file that a finished run has."""
+        return "logs" / self.folder / "summary.json"
+
+    @property
+    def weights(self) -> Path:
+        """The weights that a finished run leaves, not under version control."""
+        return "checkpoints" / self.folder / "best.pt"
+
+    @property
+    def command(self) -> list[str]:
+        """The shell command, without ``python``, and without where it runs."""
+        return [f"main_{self.cell.method}.py", *self.flags]
+
+    def is_done(self) -> bool:
+        """Return whether it has finished; raise ``UserError`` if its folder holds another run."""
+        if not self.summary.exists():
+            return False
+        refuse_other_settings(self.summary.parent, self.settings)
+        return True
+
+    def teacher(self) -> "PlannedRun | None":
+        """Return the run that trains the teacher; None for one that has no teacher."""
+        if not hasattr(self.settings, "teacher_dim"):
+            return None
+        shared = {name: getattr(self.settings, name) for name in ("split", "selection")}
+        seed = 0 if shared["split"] == "published" else self.settings.seed
+        return planned(
+            replace(TEACHER, changes=shared), self.settings.dataset, self.settings.model, seed
+        )
+
+
+def load_script(method: str) -> ModuleType:
+    """Return the module of ``main_<method>.py``."""
+    require_known("method", method, (path.stem[5:] for path in ROOT.glob("main_*.py")))
+    return importlib.import_module(f"main_{method}")
+
+
+def has_factors(model: str) -> bool:
+    """Return whether a base model's scores are inner products of users and items."""
+    return MODELS[model].factors is not Recommender.factors
+
+
+def planned(cell: Cell, dataset: str, model: str, seed: int) -> PlannedRun:
+    """Return the run of a cell on a split of a data set.
+
+    Changes that equal the tuned settings are none: such a point shares the run of the method.
+    """
+    kind = load_script(cell.method).Settings
+    dim = round(cell.phi * SIZES[model]["teacher_dim"])
+    flags: dict[str, Any] = {"dataset": dataset, "model": model, "seed": seed, "dim": dim}
+    usual = resolve(cell.method, kind(**flags))[0]
+    changes = {key: value for key, value in cell.changes.items() if getattr(usual, key) != value}
+    flags |= changes
+    selects = changes.get("expert_selection", "gumbel") in ("gumbel", "attention")
+    if hasattr(usual, "save_selection") and has_factors(model) and selects:
+        flags["save_selection"] = "0,20,-1"  # which expert is whose, for figure 6
+    if changes.get("split") == "published" and seed and hasattr(usual, "teacher"):
+        # There, seeds are of training, and one teacher teaches all.
+        teacher = planned(replace(TEACHER, changes=changes), dataset, model, 0)
+        flags["teacher"] = str(teacher.weights.parent)
+    name = [
+        value if isinstance(value, str) else f"{key}-{value:g}"
+        for key, value in changes.items()
+        if key not in ("split", "selection")
+    ]
+    if name:
+        flags["name"] = "-".join(name)
+    settings = resolve(cell.method, kind(**flags))[0]
+    split = "published" if settings.split == "published" else f"seed{seed}"
+    folder = run_folder(settings, cell.method, split)
+    return PlannedRun(cell, settings, folder, tuple(f"--{k}={v}" for k, v in flags.items()))
+
+
+def plan(
+    experiment: str, dataset: str, model: str, seeds: Iterable[int], labels: Iterable[str] = ()
+) -> list[PlannedRun]:
+    """Return the runs of an experiment, seed by seed; of the cells named ``labels``, if any.
+
+    Raises
+    ------
+    UserError
+        If there is no such experiment, base model or cell.
+    """
+    require_known("experiment", experiment, EXPERIMENTS)
+    require_known("--model", model, SIZES)
+    cells = [c for c in EXPERIMENTS[experiment] if c.method != "SVD" or has_factors(model)]
+    for label in labels:
+        require_known("--methods", label, (cell.label for cell in cells))
+    runs = [
+        planned(cell, dataset, model, seed)
+        for seed in seeds
+        for cell in cells
+        if cell.label in (labels or (cell.label,))
+    ]
+    # one teacher on the published split, and points of a grid that are the same run
+    runs = [
+        r
+        for r in runs
+        if not (r.cell.label == "Teacher" and r.settings.split == "published" and r.settings.seed)
+    ]
+    return list({run.folder: run for run in runs}.values())
