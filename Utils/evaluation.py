@@ -69,15 +69,16 @@ class Evaluator:
         return values, ranks
 
 
-def metrics(ranks: Tensor) -> dict[str, float]:
-    """Return H@N, N@N and M@N at 5, 10 and 20, averaged over the ``(U,)`` ranks.
+def user_metrics(ranks: Tensor) -> dict[str, Tensor]:
+    """Return each user's H@N, N@N and M@N at 5, 10 and 20, ``(U,)`` float64, of ``(U,)`` ranks.
 
     With p the rank, and only for p <= N: H = 1, N = log 2 / log(p + 1), M = 1 / p.
     """
     ranks = ranks.double()
     gains = {"H": torch.ones_like(ranks), "N": 1 / torch.log2(ranks + 1), "M": 1 / ranks}
-    return {
-        f"{letter}@{n}": (gains[letter] * (ranks <= n)).mean().item()
-        for n in CUTOFFS
-        for letter in "HNM"
-    }
+    return {f"{letter}@{n}": gains[letter] * (ranks <= n) for n in CUTOFFS for letter in "HNM"}
+
+
+def metrics(ranks: Tensor) -> dict[str, float]:
+    """Return the mean over users of ``user_metrics``."""
+    return {name: values.mean().item() for name, values in user_metrics(ranks).items()}

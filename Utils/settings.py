@@ -73,7 +73,8 @@ def launch(main: Callable[[Any], None], settings: type, description: str) -> Non
     except UserError as error:
         sys.exit(_fail(f"{script}: {error}"))
     except KeyboardInterrupt:
-        sys.exit(_fail(f"{script}: interrupted; --resume goes on from the last checkpoint"))
+        goes_on = "; --resume goes on from the last checkpoint"
+        sys.exit(_fail(f"{script}: interrupted{goes_on if hasattr(settings, 'resume') else ''}"))
 
 
 def _fail(text: str) -> int:

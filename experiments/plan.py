@@ -2,7 +2,7 @@
 
 import importlib
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,13 +21,14 @@ PHIS = (0.1, 0.5, 1.0)  # the student's parameters as a share of the teacher's
 class Cell:
     """What a table's row, or a figure's point, is made of: a method and what differs for it.
 
-    ``changes`` are settings of the script other than those of the table of tuned settings.
+    ``changes`` are settings of the script that are not those of the table of tuned settings, as
+    pairs of name and value.
     """
 
     label: str
     method: str
     phi: float = 0.1
-    changes: dict[str, Any] = field(default_factory=dict)
+    changes: tuple[tuple[str, Any], ...] = ()
 
 
 TEACHER, STUDENT = Cell("Teacher", "no_KD", phi=1.0), Cell("Student", "no_KD")
@@ -41,7 +42,7 @@ METHODS = [
 
 def _changed(cell: Cell, label: str = "", **changes: Any) -> Cell:
     said = ", ".join(f"{name} = {value:g}" for name, value in changes.items() if not label)
-    return replace(cell, label=label or f"{cell.label}, {said}", changes=changes)
+    return replace(cell, label=label or f"{cell.label}, {said}", changes=tuple(changes.items()))
 
 
 ATTENTION, ONE_LARGE, ONE_SMALL = (
@@ -59,6 +60,7 @@ FULL, INTERESTING = (
         ("e", "Interesting ranking", "interesting"),
     )
 )
+PUBLISHED = (("split", "published"), ("selection", "published_code"))
 LAMBDAS = (1e-4, 1e-3, 1e-2, 1e-1)
 
 EXPERIMENTS: dict[str, list[Cell]] = {
@@ -78,7 +80,7 @@ EXPERIMENTS: dict[str, list[Cell]] = {
     ],
     # the runs whose learning curves the authors published, and DE-RRD and SVD beside them
     "curves": [
-        replace(cell, changes={"split": "published", "selection": "published_code"})
+        replace(cell, changes=PUBLISHED)
         for cell in (TEACHER, *METHODS)
         if cell.label not in ("RD", "CD")
     ],
@@ -120,11 +122,10 @@ class PlannedRun:
         """Return the run that trains the teacher; None for one that has no teacher."""
         if not hasattr(self.settings, "teacher_dim"):
             return None
-        shared = {name: getattr(self.settings, name) for name in ("split", "selection")}
-        seed = 0 if shared["split"] == "published" else self.settings.seed
-        return planned(
-            replace(TEACHER, changes=shared), self.settings.dataset, self.settings.model, seed
-        )
+        mine = self.settings
+        if mine.split == "published":  # seeds are of training there, and one teacher teaches all
+            return planned(replace(TEACHER, changes=PUBLISHED), mine.dataset, mine.model, 0)
+        return planned(TEACHER, mine.dataset, mine.model, mine.seed)
 
 
 def load_script(method: str) -> ModuleType:
@@ -147,14 +148,13 @@ def planned(cell: Cell, dataset: str, model: str, seed: int) -> PlannedRun:
     dim = round(cell.phi * SIZES[model]["teacher_dim"])
     flags: dict[str, Any] = {"dataset": dataset, "model": model, "seed": seed, "dim": dim}
     usual = resolve(cell.method, kind(**flags))[0]
-    changes = {key: value for key, value in cell.changes.items() if getattr(usual, key) != value}
+    changes = {key: value for key, value in cell.changes if getattr(usual, key) != value}
     flags |= changes
     selects = changes.get("expert_selection", "gumbel") in ("gumbel", "attention")
     if hasattr(usual, "save_selection") and has_factors(model) and selects:
         flags["save_selection"] = "0,20,-1"  # which expert is whose, for figure 6
     if changes.get("split") == "published" and seed and hasattr(usual, "teacher"):
-        # There, seeds are of training, and one teacher teaches all.
-        teacher = planned(replace(TEACHER, changes=changes), dataset, model, 0)
+        teacher = planned(replace(TEACHER, changes=PUBLISHED), dataset, model, 0)
         flags["teacher"] = str(teacher.weights.parent)
     name = [
         value if isinstance(value, str) else f"{key}-{value:g}"

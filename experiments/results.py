@@ -64,9 +64,14 @@ def results_table(runs: list[dict[str, Any]]) -> str:
             spread = f" ± {values.std(ddof=1):.4f}" if len(values) > 1 else ""
             row.append(f"{values.mean():.4f}{spread}")
         table.append(row)
+    return markdown_table(table)
+
+
+def markdown_table(table: list[list[str]]) -> str:
+    """Return lines of texts, the first of them the head, as a Markdown table."""
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    table.insert(1, ["-" * width for width in widths])
-    return "\n".join("| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in table)
+    lines = [table[0], ["-" * width for width in widths], *table[1:]]
+    return "\n".join("| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in lines)
 
 
 @dataclass

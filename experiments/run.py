@@ -230,9 +230,9 @@ class Pool:
 
     def _progress(self) -> Iterator[str]:
         for task, _ in self.running.values():
-            epoch = ""
-            with contextlib.suppress(OSError, AttributeError):
-                epoch = f" epoch {len((task.folder / 'metrics.csv').read_bytes().splitlines()) - 1}"
+            curve = task.folder / "metrics.csv" if task.folder else Path()
+            rows = curve.read_bytes().count(b"\n") if curve.is_file() else 0
+            epoch = f" epoch {rows - 2}" if rows > 1 else ""  # a line for the names, and from 0
             yield task.name + epoch
 
     def _interrupt(self) -> None:

@@ -1,0 +1,164 @@
+"""Inference efficiency: how long a model takes for top-N lists, and what it weighs.
+
+python -m experiments.inference                                      # BPR on CiteULike
+python -m experiments.inference --model NeuMF --repeats 1            # a minute or two on a core
+
+After table 3 of the DE-RRD paper: the wall time to make the list of every user. The lists are
+exact: all items are scored, those of training left out. Beside it stands the time for one user at
+a time, as a service answers. Sizes are the paper's, phi = 0.1, 0.5 and 1.0; the teacher and the
+student of phi = 1.0 are of one size. Models are untrained, as weights do not change the time. They
+keep nothing from call to call: for each batch, be it of one user, NeuMF passes all items through
+their half of its first layer anew.
+
+Prints a table and writes logs/<data set>/inference/<model>.json. Uses the CPU and, where there is
+one, a CUDA device, each as the scripts do.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from experiments.settings import SIZES
+from Models import build_model
+from Utils.data_utils import LeaveOneOutSplit, load_split
+from Utils.dataset import chunks_of_pairs
+from Utils.errors import UserError, require_known
+from Utils.files import write_json
+from Utils.settings import RunSettings, launch, use_device
+from Utils.teacher import CHUNK, top_lists
+
+FORMAT = "recdistill inference 1"
+TOP_N = 20
+NUM_SINGLE = 200  # users who are answered one at a time
+
+
+@dataclass
+class Settings:
+    """What is measured."""
+
+    # data set; synthetic is built in
+    dataset: Literal["CiteULike", "Foursquare", "synthetic"] = "CiteULike"
+    # base model: BPR or NeuMF
+    model: str = "BPR"
+    # measurements, of which the median is kept
+    repeats: int = 3
+    # CPU threads; 0 leaves the choice to PyTorch
+    threads: int = 1
+    # folder of the data sets
+    data_dir: Path = field(
+        default_factory=lambda: Path(os.environ.get("RECDISTILL_DATA", "datasets"))
+    )
+
+
+def sizes(model: str) -> dict[float, int]:
+    """Return d of each phi, the student's share of the teacher's parameters."""
+    teacher, student = SIZES[model]["teacher_dim"], SIZES[model]["dim"]
+    return {0.1: student, 0.5: teacher // 2, 1.0: teacher}
+
+
+@torch.no_grad()
+def single_list(model: nn.Module, user: int, seen: tuple[Tensor, Tensor], count: int) -> list[int]:
+    """Return what ``top_lists`` has for one user: the best ``count`` items, best first.
+
+    ``seen`` is what ``chunks_of_pairs`` of size 1 gives for the user.
+    """
+    scores = model.score_all(torch.tensor([user], device=seen[1].device))
+    scores[seen] = -torch.inf
+    return scores.topk(count).indices[0].tolist()
+
+
+def seconds(work: Callable[[], Any], repeats: int, device: torch.device) -> float:
+    """Return the median wall time of ``repeats`` calls, with the device idle at both ends."""
+
+    def clock() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    times = []
+    for _ in range(repeats):
+        start = clock()
+        work()
+        times.append(clock() - start)
+    return median(times)
+
+
+def measure(model: nn.Module, split: LeaveOneOutSplit, repeats: int) -> dict[str, float]:
+    """Return the seconds for the lists of all users, and the milliseconds for a single one."""
+    device = next(model.parameters()).device
+    seen = chunks_of_pairs(split.train_users, split.train_items, split.num_users, 1, device)
+    singles = np.linspace(0, split.num_users - 1, NUM_SINGLE).astype(int).tolist()
+
+    def one_by_one(users: list[int]) -> None:
+        for user in users:
+            single_list(model, user, seen[user], TOP_N)
+
+    one_by_one(singles[:1])  # a device's first call sets it up
+    single = seconds(lambda: one_by_one(singles), repeats, device) / NUM_SINGLE
+    every = seconds(lambda: top_lists(model, split, "items", TOP_N), repeats, device)
+    return {
+        "seconds_all_users": round(every, 4),
+        "milliseconds_one_user": round(1000 * single, 4),
+    }
+
+
+def measurements(args: Settings, split: LeaveOneOutSplit) -> Iterator[dict[str, Any]]:
+    """Yield a row for each device and size."""
+    for kind in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+        device = use_device(RunSettings(device=kind, threads=args.threads))
+        for phi, dim in sizes(args.model).items():
+            model = build_model(args.model, split.num_users, split.num_items, dim, seed=0)
+            model.to(device).eval()
+            yield {
+                "model": args.model,
+                "dim": dim,
+                "phi": phi,
+                "device": torch.cuda.get_device_name() if kind == "cuda" else kind,
+                "threads": torch.get_num_threads(),
+                "top_n": TOP_N,
+                "users_per_batch": CHUNK,
+                **measure(model, split, args.repeats),
+                "num_parameters": model.num_parameters(),
+                "bytes": sum(p.numel() * p.element_size() for p in model.parameters()),
+            }
+
+
+def main(args: Settings) -> None:
+    """Measure, print the table row by row, and write it."""
+    require_known("--model", args.model, SIZES)
+    if args.repeats < 1:
+        raise UserError(f"--repeats {args.repeats} is out of range; use 1 or more")
+    split = load_split(args.dataset, "seed", 0, str(args.data_dir))
+    print(
+        f"{split.describe()}\n"
+        f"lists of {TOP_N} for all users, {CHUNK} at a time, and for one user at a time "
+        f"(mean of {NUM_SINGLE})\n\n"
+        f"| model | d | phi | device | threads | parameters | MB | all users, s | one user, ms |\n"
+        f"| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
+    )
+    rows = []
+    for row in measurements(args, split):
+        rows.append(row)
+        print(
+            "| {model} | {dim} | {phi} | {device} | {threads} | {num_parameters:,} | "
+            "{megabytes:.1f} | {seconds_all_users:.2f} | {milliseconds_one_user:.2f} |".format(
+                **row, megabytes=row["bytes"] / 1e6
+            ),
+            flush=True,
+        )
+    path = Path("logs") / args.dataset / "inference" / f"{args.model}.json"
+    about = {"format": FORMAT, "dataset": args.dataset, "torch": torch.__version__}
+    write_json(path, about | {"repeats": args.repeats, "rows": rows})
+    print(f"\nwritten to {path}")
+
+
+if __name__ == "__main__":
+    launch(main, Settings, __doc__)

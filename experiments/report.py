@@ -1,0 +1,451 @@
+"""Lay our runs beside the DE-RRD paper's tables: Markdown, CSV, figures, and the README's results.
+
+python -m experiments.report table2     # prints it, and writes results/table2.md and .csv
+python -m experiments.report            # all of them, their figures, and the README's results
+
+Everything comes from logs/. Ours are means over splits, with the standard deviation (n - 1).
+"""
+
+import csv
+import io
+from collections import defaultdict
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+import tyro
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from experiments import figures
+from experiments.claims import CLAIMS, FAILS, HOLDS, user_experts, user_groups
+from experiments.evidence import Evidence, Place
+from experiments.plan import (
+    EXPERIMENTS,
+    METHODS,
+    PHIS,
+    ROOT,
+    STUDENT,
+    TEACHER,
+    Cell,
+    has_factors,
+    planned,
+)
+from experiments.results import markdown_table, read_runs, results_table
+from experiments.settings import SIZES
+from Utils.errors import require_known
+from Utils.evaluation import METRICS
+from Utils.files import read_json, read_npz
+from Utils.settings import launch
+
+PUBLISHED = Path(__file__).with_name("published")
+SETTINGS = [(dataset, model) for dataset in ("CiteULike", "Foursquare") for model in SIZES]
+BASELINES = [cell for cell in METHODS if cell.label in ("RD", "CD")]
+NOTES = {"Foursquare": ["Another crawl than the paper's, which is not public: do not compare."]}
+SHOWN = {"table2": METRICS, "curves": METRICS, "table4": ["H@5", "N@5", "H@10", "N@10"]}
+TITLES = {
+    "table2": "Table 2: methods, phi = 0.1",
+    "figure4": "Figure 4: sizes of the student",
+    "table3": "Table 3: size and inference time",
+    "table4": "Table 4: other design choices",
+    "table5": "Table 5: both lambdas of DE-RRD",
+    "figure5": "Figure 5: gain by group of users",
+    "figure6": "Figure 6: which expert is whose",
+    "figure7": "Figure 7: lambdas, number of experts, K",
+    "curves": "The authors' published split",
+}
+
+
+class Row(NamedTuple):
+    """A cell's metric, ours and the paper's; a line of the CSV file. Empty texts: no such value."""
+
+    dataset: str
+    model: str
+    method: str
+    phi: float
+    metric: str
+    runs: int
+    mean: float | str
+    deviation: float | str
+    paper: float | str
+    flag: str
+    against: str
+    gain: float | str
+    p_splits: float | str
+    p_users: float | str
+
+
+@cache
+def _published(table: str) -> dict[tuple[str, str, str, str], float]:
+    """Return a table of the paper: (data set, model, method, metric) -> value."""
+    with open(PUBLISHED / f"{table}.csv") as file:
+        return {
+            (r["dataset"], r["base_model"], r["method"], r["metric"]): float(r["value"])
+            for r in csv.DictReader(file)
+        }
+
+
+@cache
+def _flags() -> dict[tuple[str, str, str, str, str], str]:
+    """Return what is known to be wrong in the paper's tables."""
+    with open(PUBLISHED / "flags.csv") as file:
+        return {
+            (r["table"], r["dataset"], r["base_model"], r["method"], r["metric"]): r["issue"]
+            for r in csv.DictReader(file)
+        }
+
+
+def paper_value(experiment: str, place: Place, metric: str) -> tuple[float | str, str]:
+    """Return what the paper has for a cell, and what is wrong with it; empty if it has nothing.
+
+    Figures have no numbers, but points that are in a table as well have them.
+    """
+    cell, changes = place.cell, dict(place.cell.changes)
+    tables = {"table2": cell.label, "table4": cell.label}
+    if experiment == "table3":
+        tables = {"table3": f"{cell.label} phi={cell.phi:.1f}"}
+    elif experiment == "table5":
+        powers = {key: f"1e{round(np.log10(value))}" for key, value in changes.items()}
+        de, rrd = powers["lmbda_DE"], powers["lmbda_RRD"]
+        tables = {"table5": f"DE-RRD lambda_DE={de} lambda_RRD={rrd}"}
+    elif experiment == "curves" or (cell.phi != 0.1 and cell != TEACHER):
+        return "", ""
+    for table, label in tables.items():
+        key = (place.dataset, place.model, label, metric)
+        if key in _published(table):
+            return _published(table)[key], _flags().get((f"derrd_{table}", *key), "")
+    return "", ""
+
+
+def against(evidence: Evidence, place: Place) -> Place | None:
+    """Return what the paper compares a cell with on H@5, of the cell's size and split.
+
+    An ablation with its method; RRD, DE-RRD and IR-RRD with the best baseline, RD or CD, where one
+    was run; all others with the student.
+    """
+    cell = place.cell
+    if cell in (TEACHER, STUDENT) or cell.method == "no_KD":
+        return None
+    method = cell.label.split(" (")[0]
+    split = tuple(pair for pair in cell.changes if pair[0] in ("split", "selection"))
+
+    def beside(other: Cell) -> Place:
+        changed = Cell(other.label, other.method, cell.phi, split)
+        return place._replace(cell=changed)
+
+    if method != cell.label:
+        return beside(next(c for c in METHODS if c.label == method))
+    if cell.method in ("URRD", "DERRD", "IRRRD"):
+        baselines = [beside(cell) for cell in BASELINES]
+        means = {p: np.mean(list(v.values())) for p in baselines if (v := evidence.values(p))}
+        if means:
+            return max(means, key=means.get)
+    return beside(STUDENT)
+
+
+def rows_of(evidence: Evidence, experiment: str, dataset: str, model: str) -> list[Row]:
+    """Return a row for each cell and metric of an experiment; none if nothing of it was run."""
+    cells = [c for c in EXPERIMENTS[experiment] if c.method != "SVD" or has_factors(model)]
+    rows = [
+        _row(evidence, experiment, Place(dataset, model, cell), metric)
+        for cell in cells
+        for metric in SHOWN.get(experiment, ["H@5"])
+    ]
+    return rows if any(row.runs for row in rows) else []
+
+
+def _row(evidence: Evidence, experiment: str, place: Place, metric: str) -> Row:
+    values = list(evidence.values(place, metric).values())
+    other = against(evidence, place)
+    found = other and evidence.compare([(1.0, place), (-1.0, other)], metric)
+    return Row(
+        *(place.dataset, place.model, place.cell.label, place.cell.phi, metric, len(values)),
+        float(np.mean(values)) if values else "",
+        float(np.std(values, ddof=1)) if len(values) > 1 else "",
+        *paper_value(experiment, place, metric),
+        other.cell.label if found else "",
+        *((found.difference, found.p_splits, found.p_users) if found else ("",) * 3),
+    )
+
+
+def _number(value: float | str, form: str = ".4f") -> str:
+    return "" if value == "" or np.isnan(value) else format(value, form)
+
+
+def _ours(row: Row) -> str:
+    if not row.runs:
+        return "not run"
+    return _number(row.mean) + (f" ± {row.deviation:.4f}" if row.deviation != "" else "")
+
+
+def comparison_table(rows: list[Row]) -> str:
+    """Return H@5 of each cell beside the paper's, and the tests, as Markdown."""
+    head = ["method", "phi", "runs", "H@5", "paper", "difference", "against", "gain"]
+    table = [[*head, "p, splits", "p, users"]]
+    for row in rows:
+        if row.metric != "H@5":
+            continue
+        difference = row.mean - row.paper if row.runs and row.paper != "" else ""
+        line = [row.method, f"{row.phi:g}", str(row.runs), _ours(row)]
+        line += [_number(row.paper) + ("†" if row.flag else ""), _number(difference, "+.4f")]
+        line += [row.against, _number(row.gain, "+.4f")]
+        table.append([*line, _number(row.p_splits, ".2g"), _number(row.p_users, ".2g")])
+    return markdown_table(table)
+
+
+def metrics_table(rows: list[Row]) -> str:
+    """Return all metrics, each with the paper's in brackets, as Markdown."""
+    by_cell = defaultdict(dict)
+    for row in rows:
+        by_cell[row.method, row.phi][row.metric] = row
+    names = list(next(iter(by_cell.values())))
+    table = [["method", *names]]
+    for (method, _), found in by_cell.items():
+        cells = [
+            (_number(r.mean) or "-")
+            + (f" ({r.paper:.4f}{'†' if r.flag else ''})" if r.paper != "" else "")
+            for r in found.values()
+        ]
+        table.append([method, *cells])
+    return markdown_table(table)
+
+
+def lambda_table(rows: list[Row]) -> str:
+    """Return table 5, ours with the paper's in brackets: a row for each lambda_DE, as Markdown."""
+    grid = {row.method: row for row in rows}
+    cells = EXPERIMENTS["table5"]
+    names = {
+        name: sorted({dict(c.changes)[name] for c in cells}) for name in dict(cells[0].changes)
+    }
+    table = [["lambda_DE", *(f"lambda_RRD = {value:g}" for value in names["lmbda_RRD"])]]
+    for de in names["lmbda_DE"]:
+        line = [f"{de:g}"]
+        for rrd in names["lmbda_RRD"]:
+            wanted = {"lmbda_DE": de, "lmbda_RRD": rrd}
+            row = grid[next(c.label for c in cells if dict(c.changes) == wanted)]
+            line.append(_ours(row) + (f" ({row.paper:.4f})" if row.paper != "" else ""))
+        table.append(line)
+    return markdown_table(table)
+
+
+def inference_table(evidence: Evidence, dataset: str, model: str) -> str:
+    """Return table 3 as Markdown; empty if the inference was not timed."""
+    path = evidence.logs / dataset / "inference" / f"{model}.json"
+    if not path.exists():
+        return ""
+    kept = read_json(path)
+    head = [
+        "device",
+        "threads",
+        "phi",
+        "d",
+        "parameters",
+        "paper",
+        "MB",
+        "all users, s",
+        "paper, s",
+    ]
+    table = [[*head, "one user, ms", "H@5 / teacher", "paper"]]
+    teacher = evidence.values(Place(dataset, model, TEACHER))
+    for r in kept["rows"]:
+        place = Place(dataset, model, Cell("DE-RRD", "DERRD", r["phi"]))
+        theirs = [
+            paper_value("table3", place, name)
+            for name in ("params_million", "time_s", "H@5_ratio_to_teacher")
+        ]
+        mine = evidence.values(place)
+        seeds = mine.keys() & teacher.keys()
+        ratio = (
+            np.mean([mine[s] for s in seeds]) / np.mean([teacher[s] for s in seeds])
+            if seeds
+            else ""
+        )
+        line = [r["device"], str(r["threads"]), f"{r['phi']:g}", str(r["dim"])]
+        line += [f"{r['num_parameters'] / 1e6:.2f} M", f"{theirs[0][0]:.2f} M"]
+        line += [f"{r['bytes'] / 1e6:.1f}", f"{r['seconds_all_users']:.2f}", f"{theirs[1][0]:.2f}"]
+        line += [f"{r['milliseconds_one_user']:.2f}", _number(ratio, ".2f")]
+        table.append([*line, f"{theirs[2][0]:.2f}" + ("†" if theirs[2][1] else "")])
+    first = kept["rows"][0]
+    return (
+        f"Top {first['top_n']}, exact, without items in training; {first['users_per_batch']} users "
+        f"at a time, or one. The paper's times are of a Tesla P40.\n\n{markdown_table(table)}"
+    )
+
+
+def claims_table(evidence: Evidence, dataset: str, experiment: str | None = None) -> str:
+    """Return the paper's claims, of one experiment or all, with our verdicts, as Markdown."""
+    table = [["claim", "section", "verdict", "our evidence: H@5"]]
+    for claim in CLAIMS:
+        if experiment in (None, claim.experiment):
+            verdict, detail = claim.check(evidence, dataset)
+            table.append([claim.text, claim.section, f"*{verdict}*", detail])
+    return markdown_table(table) if len(table) > 1 else ""
+
+
+def figure_of(evidence: Evidence, experiment: str, dataset: str, model: str) -> Figure | None:
+    """Draw an experiment's figure; None if it has none or not enough of it was run."""
+
+    def place(cell: Cell) -> Place:
+        return Place(dataset, model, cell)
+
+    def scores(cell: Cell) -> list[float]:
+        return list(evidence.values(place(cell)).values())
+
+    if experiment == "figure4":
+        lines: dict[str, dict[float, list[float]]] = defaultdict(dict)
+        for cell in METHODS[:6]:
+            for phi in PHIS:
+                if found := scores(Cell(cell.label, cell.method, phi)):
+                    lines[cell.label][phi] = found
+        if not any(len(points) > 1 for label, points in lines.items() if label != "Student"):
+            return None
+        return figures.size_curves(dict(lines), scores(TEACHER) or None)
+    if experiment == "figure7":
+        panels = _panels(scores)
+        return figures.setting_curves(panels) if panels else None
+    if experiment not in ("figure5", "figure6"):
+        return None
+    groups = user_groups(evidence, dataset, model, 0)
+    if groups is None:
+        return None
+    folder = evidence.runs(place(TEACHER))[0]["folder"]
+    coordinates = read_npz(folder / "user_space.npz", ["coordinates"])["coordinates"]
+    if experiment == "figure6":
+        experts = user_experts(evidence, dataset, model, 0)
+        labels = {epoch: f"epoch {epoch}" for epoch in experts}
+        chosen = {labels[epoch]: values for epoch, values in experts.items()}
+        return figures.selection_maps(coordinates, chosen) if chosen else None
+    student = evidence.user_values(place(STUDENT), "N@20", 0)
+    gains = {
+        cell.label: users - student
+        for cell in EXPERIMENTS["figure5"][1:]
+        if student is not None
+        and (users := evidence.user_values(place(cell), "N@20", 0)) is not None
+    }
+    return figures.gain_maps(coordinates, groups, gains) if gains else None
+
+
+def _panels(scores: Any) -> dict[str, dict[str, dict[float, list[float]]]]:
+    """Return figure 7's panels of which more than the student and the tuned value was run."""
+    names = {"lmbda_DE": "λ of DE", "num_experts": "experts M"}
+    names |= {"lmbda_RRD": "λ of RRD", "K": "K = L"}
+    panels = {}
+    for name, title in names.items():
+        cells = [c for c in EXPERIMENTS["figure7"] if name in dict(c.changes)]
+        points = {dict(c.changes)[name]: found for c in cells if (found := scores(c))}
+        if len(points) > 1:
+            label = cells[0].label.split(",")[0]
+            panels[title] = {label: {0: scores(STUDENT)} | points}
+    return panels
+
+
+def report(evidence: Evidence, experiment: str) -> tuple[str, list[Row]]:
+    """Return an experiment's report as Markdown, and its rows."""
+    parts, every = [f"# {TITLES[experiment]}"], []
+    for dataset, model in SETTINGS:
+        rows = rows_of(evidence, experiment, dataset, model)
+        every += rows
+        tables = []
+        if rows:
+            is_grid = experiment == "table5"
+            tables.append(lambda_table(rows) if is_grid else comparison_table(rows))
+        if rows and experiment in SHOWN:
+            tables.append(f"All metrics, the paper's in brackets:\n\n{metrics_table(rows)}")
+        if experiment == "table3":
+            tables.append(inference_table(evidence, dataset, model))
+        flags = {f"† {row.metric} of {row.method}: {row.flag}" for row in rows if row.flag}
+        tables += sorted(flags)
+        if any(tables):
+            parts += [f"## {dataset}, {model}", *NOTES.get(dataset, []), *filter(None, tables)]
+    if len(parts) == 1:
+        parts.append("Not run.")
+    for dataset in dict.fromkeys(dataset for dataset, _ in SETTINGS):
+        claims = claims_table(evidence, dataset, experiment)
+        if HOLDS in claims or FAILS in claims:
+            parts += [f"## The paper's claims, on {dataset}", claims]
+    return "\n\n".join(parts) + "\n", every
+
+
+def to_csv(rows: list[Row]) -> str:
+    """Return rows as CSV, numbers to six digits."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(Row._fields)
+    for row in rows:
+        values = (_number(v, ".6g") if isinstance(v, float) else v for v in row)
+        writer.writerow(values)
+    return text.getvalue()
+
+
+def coverage_table(evidence: Evidence) -> str:
+    """Return how many of each experiment's runs, seeds 0 to 4, were run, as Markdown."""
+    table = [["", *(f"{dataset}, {model}" for dataset, model in SETTINGS)]]
+    for experiment, cells in EXPERIMENTS.items():
+        if experiment == "curves":
+            continue
+        line = [TITLES[experiment]]
+        for dataset, model in SETTINGS:
+            usable = [c for c in cells if c.method != "SVD" or has_factors(model)]
+            places = {
+                planned(c, dataset, model, 0).folder: Place(dataset, model, c) for c in usable
+            }
+            done = sum(len(evidence.runs(place)) for place in places.values())
+            line.append(f"{done} of {5 * len(places)}" if done else "not run")
+        table.append(line)
+    return markdown_table(table)
+
+
+def readme_results(evidence: Evidence) -> str:
+    """Return the README's results: table 2, the claims, the published split, what is missing."""
+    parts = []
+    for dataset, model in SETTINGS:
+        rows = rows_of(evidence, "table2", dataset, model)
+        if rows:
+            note = NOTES.get(dataset, [])
+            parts += [f"**{dataset}, {model}**", *note, comparison_table(rows)]
+    parts += ["### Did it reproduce?", claims_table(evidence, "CiteULike")]
+    runs = [run for run in read_runs(evidence.logs) if run["split"] == "published"]
+    parts += ["### The authors' published split", results_table(runs)]
+    parts += ["### What was run, and what not", coverage_table(evidence)]
+    return "\n\n".join(parts)
+
+
+@dataclass
+class Settings:
+    """What to report."""
+
+    # table2, figure4, table3, table4, table5, figure5, figure6, figure7, curves, or all
+    experiment: Annotated[str, tyro.conf.Positional] = "all"
+
+
+def main(args: Settings) -> None:
+    """Write the reports."""
+    require_known("experiment", args.experiment, [*EXPERIMENTS, "all"])
+    evidence = Evidence()
+    chosen = EXPERIMENTS if args.experiment == "all" else [args.experiment]
+    folder = Path("results")
+    folder.mkdir(exist_ok=True)
+    for experiment in chosen:
+        text, rows = report(evidence, experiment)
+        (folder / f"{experiment}.md").write_text(text)
+        (folder / f"{experiment}.csv").write_text(to_csv(rows))
+        for dataset, model in SETTINGS:
+            figure = figure_of(evidence, experiment, dataset, model)
+            if figure:
+                figure.savefig(folder / f"{experiment}-{dataset}-{model}.png", dpi=110)
+                plt.close(figure)
+        if args.experiment != "all":
+            print(text)
+    if args.experiment == "all":
+        path = ROOT / "README.md"
+        before, _, rest = path.read_text().partition("<!-- results -->")
+        after = rest.partition("<!-- end of results -->")[2]
+        block = f"<!-- results -->\n{readme_results(evidence)}\n<!-- end of results -->"
+        path.write_text(before + block + after)
+        print(f"{folder}/ and README.md have the results of {len(read_runs(Path('logs')))} runs")
+
+
+if __name__ == "__main__":
+    launch(main, Settings, __doc__)

@@ -1,0 +1,104 @@
+"""A teacher's space of users: two principal components to draw, and groups of similar users.
+
+python -m experiments.user_space                                     # BPR's teacher on CiteULike
+python -m experiments.user_space --dataset Foursquare --seed 3       # another data set, split
+
+Reads the weights of a finished teacher and writes, beside its logs, user_space.npz: coordinates
+(num_users, 2) float32, groups (num_users,) int8, and teacher_sha256. Users are their embeddings,
+as the groups of the DE-RRD paper are (section 5.3, footnote 4): k-means with k = 20.
+"""
+
+import os
+import shlex
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Literal
+
+import numpy as np
+import torch
+from scipy.cluster.vq import kmeans2
+
+from experiments.settings import SIZES
+from Models import MODELS, build_model
+from Utils.data_utils import load_split
+from Utils.errors import require_known
+from Utils.files import read_checkpoint, write_whole
+from Utils.run import run_folder
+from Utils.seeding import numpy_generator
+from Utils.settings import launch
+from Utils.teacher import Teacher, load_teacher
+
+NUM_GROUPS = 20  # DE-RRD paper, footnote 4
+STEPS = 100  # of k-means; groups of some thousand users no longer change before
+
+
+@dataclass
+class Settings:
+    """Whose users."""
+
+    # data set; synthetic is built in
+    dataset: Literal["CiteULike", "Foursquare", "synthetic"] = "CiteULike"
+    # base model: BPR or NeuMF
+    model: str = "BPR"
+    # of the teacher's run and its split, and of the first centres of the groups
+    seed: int = 0
+    # size of the teacher's representations; None: the paper's
+    dim: int | None = None
+    # folder of the data sets
+    data_dir: Path = field(
+        default_factory=lambda: Path(os.environ.get("RECDISTILL_DATA", "datasets"))
+    )
+
+
+def user_space(embeddings: np.ndarray, k: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first two principal components ``(U, 2)`` float32 and ``k`` groups ``(U,)`` int8.
+
+    ``embeddings``: ``(U, d)``. A component's largest weight, in absolute value, is positive.
+    Groups are k-means' from first centres that k-means++ draws with ``seed``.
+    """
+    centred = (embeddings - embeddings.mean(axis=0)).astype(np.float64)
+    axes = np.linalg.svd(centred, full_matrices=False)[2][:2]  # (2, d)
+    largest = np.abs(axes).argmax(axis=1)
+    axes *= np.sign(axes[[0, 1], largest])[:, None]
+    rng = numpy_generator(seed, "user groups")
+    groups = kmeans2(centred, k, iter=STEPS, minit="++", rng=rng)[1]
+    return (centred @ axes.T).astype(np.float32), groups.astype(np.int8)
+
+
+def finished_teacher(args: Settings) -> Teacher:
+    """Return the teacher that the settings name.
+
+    Raises
+    ------
+    UserError
+        If it is not in ``checkpoints/``, not finished, or of another split.
+    """
+    split = load_split(args.dataset, "seed", args.seed, str(args.data_dir))
+    folder = run_folder(SimpleNamespace(**vars(args), name=""), "no_KD", split.name)
+    path = Path("checkpoints") / folder / "best.pt"
+    flags = [f"--{name}={value}" for name, value in vars(args).items()]
+    command = ["python", "main_no_KD.py", *flags, "--overwrite"]
+    remedy = f"train this teacher: {shlex.join(command)}"
+    cpu = torch.device("cpu")
+    read_checkpoint(path, {"split_sha256": split.sha256, "finished": True}, cpu, remedy)
+    return load_teacher(SimpleNamespace(teacher=path, dim=args.dim), split, cpu, build_model)
+
+
+def main(args: Settings) -> None:
+    """Write the teacher's space of users."""
+    require_known("--model", args.model, MODELS if args.dim else SIZES)
+    args = replace(args, dim=args.dim or SIZES[args.model]["teacher_dim"])
+    teacher = finished_teacher(args)
+    users, no_items = torch.arange(teacher.split.num_users), torch.arange(0)
+    embeddings = teacher.embeddings(users, no_items)["user"].numpy()
+    coordinates, groups = user_space(embeddings, NUM_GROUPS, args.seed)
+    path = Path("logs") / teacher.path.parent.relative_to("checkpoints") / "user_space.npz"
+    with write_whole(path) as file:
+        np.savez(file, coordinates=coordinates, groups=groups, teacher_sha256=teacher.sha256)
+    sizes = np.bincount(groups, minlength=NUM_GROUPS)
+    print(f"{path}: {len(groups):,} users in {NUM_GROUPS} groups of {sizes.min()} to {sizes.max()}")
+
+
+if __name__ == "__main__":
+    launch(main, Settings, __doc__)
