@@ -84,10 +84,15 @@ class Evidence:
         return {name: values.numpy() for name, values in user_metrics(ranks).items()}
 
     def user_values(self, place: Place, metric: str, seed: int) -> np.ndarray | None:
-        """Return a test metric of each user in one run: ``(U,)``."""
+        """Return a test metric of each user in one run, ``(U,)``; None if it is not known.
+
+        Ranks are those of one epoch, so they do not know a metric that is reported from another.
+        """
         run = self.runs(place).get(seed)
         users = self.users(run["folder"]) if run else None
-        return users[metric] if users else None
+        if users is None or abs(users[metric].mean() - run["test"][metric]) > 1e-5:
+            return None
+        return users[metric]
 
     def compare(self, terms: Iterable[tuple[float, Place]], metric: str) -> Comparison | None:
         """Return the weighted sum of cells' metrics; None if they have no split in common.

@@ -47,6 +47,29 @@ def learning_curves(curves: dict[str, dict[str, np.ndarray]], metric: str = "H@5
     return figure
 
 
+def beside_paper(
+    ours: dict[str, list[float]], paper: dict[str, float], metric: str = "H@5"
+) -> Figure:
+    """Draw methods' values over seeds, their means and deviations, beside the paper's means."""
+    figure, axes = plt.subplots(figsize=(6.5, 0.9 + 0.36 * len(ours)), layout="constrained")
+    for place, values in enumerate(ours.values()):
+        spread = np.std(values, ddof=1) if len(values) > 1 else 0
+        said = {"label": "ours"} if place == 0 else {}
+        axes.errorbar(
+            np.mean(values), place, xerr=spread, fmt="o", color="#0072B2", capsize=3, **said
+        )
+        axes.plot(values, [place] * len(values), "|", color="#0072B2", alpha=0.6)
+    places = [place for place, method in enumerate(ours) if method in paper]
+    values = [paper[list(ours)[place]] for place in places]
+    axes.plot(values, places, "D", color="#D55E00", fillstyle="none", label="paper")
+    axes.set_yticks(range(len(ours)), ours)
+    axes.invert_yaxis()
+    axes.set_xlabel(f"test {metric}")
+    figure.legend(loc="outside right center", frameon=False)
+    _tidy(axes)
+    return figure
+
+
 def size_curves(
     scores: dict[str, dict[float, list[float]]], teacher: list[float] | None, metric: str = "H@5"
 ) -> Figure:

@@ -8,15 +8,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT
 
-from experiments import results
+from experiments import report, results
+from experiments.evidence import Evidence
+from experiments.plan import EXPERIMENTS
 from experiments.results import read_curves, read_published_curves, read_runs, results_table
 from Models import MODELS
 from Utils.errors import UserError
-from Utils.evaluation import METRICS
+from Utils.evaluation import METRICS, metrics
+from Utils.files import read_npz
 from Utils.selection import Selection
 
 README = (ROOT / "README.md").read_text()
@@ -33,13 +38,55 @@ def committed() -> list[dict]:
     return [r for r in runs if f"{r['folder'].relative_to(ROOT)}/summary.json" in tracked]
 
 
-def test_the_readmes_results_are_those_of_the_logs():
+@pytest.fixture(scope="module")
+def evidence(tmp_path_factory) -> Evidence:
+    """What the runs say that are under version control."""
+    folder = tmp_path_factory.mktemp("committed")
+    for run in committed():
+        name = run["folder"].relative_to(ROOT)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).symlink_to(run["folder"])
+    for path in (ROOT / "logs").glob("*/inference"):
+        (folder / path.relative_to(ROOT)).symlink_to(path)
+    return Evidence(folder / "logs")
+
+
+def test_the_readmes_results_are_those_of_the_logs(evidence):
     block = README.split("<!-- results -->")[1].split("<!-- end of results -->")[0]
-    assert block.strip() == results_table(committed()).strip()
+    assert block.strip() == report.readme_results(evidence).strip()
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_the_kept_reports_are_those_of_the_logs(evidence, experiment):
+    text, rows = report.report(evidence, experiment)
+    assert (ROOT / f"results/{experiment}.md").read_text() == text
+    assert (ROOT / f"results/{experiment}.csv").read_text() == report.to_csv(rows)
+
+
+def test_figures_are_kept_of_what_was_run(evidence):
+    drawn = {
+        f"{experiment}-{dataset}-{model}.png"
+        for experiment in EXPERIMENTS
+        for dataset, model in report.SETTINGS
+        if report.figure_of(evidence, experiment, dataset, model)
+    }
+    plt.close("all")
+    assert {path.name for path in (ROOT / "results").glob("*.png")} == drawn
 
 
 @pytest.mark.parametrize("run", committed(), ids=lambda run: str(run["folder"].relative_to(ROOT)))
-def test_a_kept_summary_follows_from_its_curve(run):
+def test_a_kept_run_is_consistent(run):
+    """Its ranks and, where it is kept, its curve say what the summary says."""
+    if (run["folder"] / "ranks.npz").exists():
+        kept = read_npz(run["folder"] / "ranks.npz", ["valid", "test", "epoch"])
+        assert kept["epoch"] == run["best_epoch"]
+        for part in ("valid", "test"):
+            found = metrics(torch.from_numpy(kept[part]))
+            for name in METRICS if run["selection"] == "paper" else METRICS[:3]:
+                assert found[name] == pytest.approx(run[part][name], abs=1e-6)
+    if not (run["folder"] / "metrics.csv").exists():
+        assert run["seed"] != 0
+        return
     columns = read_curves(run["folder"] / "metrics.csv")
     assert columns["epoch"].tolist() == list(range(run["epochs"]))
     selection = Selection(run["selection"])
@@ -51,6 +98,14 @@ def test_a_kept_summary_follows_from_its_curve(run):
     for name, value in run["test"].items():
         epoch = selection.epoch_for(int(name.split("@")[1]))
         assert value == pytest.approx(columns[f"test_{name}"][epoch], abs=1e-5)
+
+
+def test_the_kept_logs_are_small():
+    listing = subprocess.run(
+        ["git", "-C", str(ROOT), "ls-files", "logs"], capture_output=True, text=True
+    )
+    sizes = [(ROOT / name).stat().st_size for name in listing.stdout.split()]
+    assert sum(sizes) < 20e6
 
 
 def test_the_table_is_mean_and_standard_deviation():
@@ -89,7 +144,7 @@ def test_published_curves_are_read_by_method(tmp_path):
 
 def test_the_readmes_layout_names_every_file():
     layout = README.split("## Layout")[1].split("## Cite")[0]
-    for folder in ("", "Models", "Utils"):
+    for folder in ("", "Models", "Utils", "experiments"):
         for path in (ROOT / folder).glob("*.py"):
             assert path.name == "__init__.py" or path.name in layout, path
 
