@@ -58,7 +58,7 @@ def beside_paper(
         axes.errorbar(
             np.mean(values), place, xerr=spread, fmt="o", color="#0072B2", capsize=3, **said
         )
-        axes.plot(values, [place] * len(values), "|", color="#0072B2", alpha=0.6)
+        axes.plot(values, [place] * len(values), ".", color="0.4", markersize=4, zorder=3)
     places = [place for place, method in enumerate(ours) if method in paper]
     values = [paper[list(ours)[place]] for place in places]
     axes.plot(values, places, "D", color="#D55E00", fillstyle="none", label="paper")
