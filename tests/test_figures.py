@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from experiments.figures import (
     MARKERS,
     STYLES,
+    beside_paper,
     gain_maps,
     learning_curves,
     selection_maps,
@@ -50,6 +51,20 @@ def bars(axes: Axes, label: str) -> list[list[float]]:
 def tick_labels(axes: Axes) -> dict[float, str]:
     texts = [text.get_text() for text in axes.get_xticklabels()]
     return dict(zip(axes.get_xticks().tolist(), texts, strict=True))
+
+
+def test_ours_stand_beside_the_papers():
+    figure = beside_paper({"A": [0.3, 0.5], "B": [0.2], "C": [0.6]}, {"A": 0.45, "C": 0.55})
+    (axes,) = figure.axes
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["A", "B", "C"]
+    assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the first on top
+    means = [each.lines[0].get_xydata()[0].tolist() for each in axes.containers]
+    assert means == [[0.4, 0], [0.2, 1], [0.6, 2]]
+    ends = axes.containers[0].lines[2][0].get_segments()[0][:, 0]
+    assert ends == pytest.approx([0.4 - 0.02**0.5, 0.4 + 0.02**0.5])
+    (papers,) = (curve for curve in axes.lines if curve.get_label() == "paper")
+    assert papers.get_xydata().tolist() == [[0.45, 0], [0.55, 2]]
+    assert legend_texts(figure) == ["paper", "ours"]
 
 
 def test_styles_tell_as_many_lines_apart_as_there_are():
