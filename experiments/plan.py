@@ -10,7 +10,7 @@ from typing import Any
 from experiments.settings import SIZES, resolve
 from Models import MODELS
 from Models.recommender import Recommender
-from Utils.errors import require_known
+from Utils.errors import UserError, require_known
 from Utils.run import refuse_other_settings, run_folder
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -139,6 +139,17 @@ def has_factors(model: str) -> bool:
     return MODELS[model].factors is not Recommender.factors
 
 
+def cells_of(experiment: str, model: str) -> list[Cell]:
+    """Return an experiment's cells that a base model can have.
+
+    SVD needs inner products, and figure 6 users who have experts of their own.
+    """
+    if has_factors(model):
+        return EXPERIMENTS[experiment]
+    cells = [cell for cell in EXPERIMENTS[experiment] if cell.method != "SVD"]
+    return cells if experiment != "figure6" else []
+
+
 def planned(cell: Cell, dataset: str, model: str, seed: int) -> PlannedRun:
     """Return the run of a cell on a split of a data set.
 
@@ -181,7 +192,9 @@ def plan(
     """
     require_known("experiment", experiment, EXPERIMENTS)
     require_known("--model", model, SIZES)
-    cells = [c for c in EXPERIMENTS[experiment] if c.method != "SVD" or has_factors(model)]
+    cells = cells_of(experiment, model)
+    if not cells:
+        raise UserError(f"{experiment} is of base models that encode users apart, not of {model}")
     for label in labels:
         require_known("--methods", label, (cell.label for cell in cells))
     runs = [

@@ -30,7 +30,7 @@ from experiments.plan import (
     STUDENT,
     TEACHER,
     Cell,
-    has_factors,
+    cells_of,
     planned,
 )
 from experiments.results import markdown_table, read_runs
@@ -153,10 +153,9 @@ def against(evidence: Evidence, place: Place) -> Place | None:
 
 def rows_of(evidence: Evidence, experiment: str, dataset: str, model: str) -> list[Row]:
     """Return a row for each cell and metric of an experiment; none if nothing of it was run."""
-    cells = [c for c in EXPERIMENTS[experiment] if c.method != "SVD" or has_factors(model)]
     rows = [
         _row(evidence, experiment, Place(dataset, model, cell), metric)
-        for cell in cells
+        for cell in cells_of(experiment, model)
         for metric in SHOWN.get(experiment, ["H@5"])
     ]
     return rows if any(row.runs for row in rows) else []
@@ -395,17 +394,17 @@ def to_csv(rows: list[Row]) -> str:
 def coverage_table(evidence: Evidence) -> str:
     """Return how many of each experiment's runs, seeds 0 to 4, were run, as Markdown."""
     table = [["", *(f"{dataset}, {model}" for dataset, model in SETTINGS)]]
-    for experiment, cells in EXPERIMENTS.items():
+    for experiment in EXPERIMENTS:
         if experiment == "curves":
             continue
         line = [TITLES[experiment]]
         for dataset, model in SETTINGS:
-            usable = [c for c in cells if c.method != "SVD" or has_factors(model)]
             places = {
-                planned(c, dataset, model, 0).folder: Place(dataset, model, c) for c in usable
+                planned(cell, dataset, model, 0).folder: Place(dataset, model, cell)
+                for cell in cells_of(experiment, model)
             }
             done = sum(len(evidence.runs(place)) for place in places.values())
-            line.append(f"{done} of {5 * len(places)}" if done else "not run")
+            line.append(f"{done} of {5 * len(places)}" if done else "not run" if places else "-")
         table.append(line)
     return markdown_table(table)
 

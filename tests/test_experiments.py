@@ -59,6 +59,10 @@ def test_points_with_the_tuned_settings_share_the_methods_run():
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_a_runs_flags_make_its_settings(experiment, model):
     """What is compared with a finished run's settings is what the script is told."""
+    if not plan.cells_of(experiment, model):
+        with pytest.raises(UserError, match="figure6 is of base models that encode users apart"):
+            plan.plan(experiment, "CiteULike", model, [0])
+        return
     for planned_run in plan.plan(experiment, "CiteULike", model, [0, 1]):
         kind = plan.load_script(planned_run.cell.method).Settings
         kinds = {field.name: field.type for field in dataclasses.fields(kind)}
