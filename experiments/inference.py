@@ -1,7 +1,7 @@
 """Inference efficiency: how long a model takes for top-N lists, and what it weighs.
 
-python -m experiments.inference                                      # BPR on CiteULike
-python -m experiments.inference --model NeuMF --repeats 1            # a minute or two on a core
+    python -m experiments.inference                                      # BPR on CiteULike
+    python -m experiments.inference --model NeuMF --repeats 1            # a minute or two on a core
 
 After table 3 of the DE-RRD paper: the wall time to make the list of every user. The lists are
 exact: all items are scored, those of training left out. Beside it stands the time for one user at

@@ -1,7 +1,7 @@
 """Lay our runs beside the DE-RRD paper's tables: Markdown, CSV, figures, and the README's results.
 
-python -m experiments.report table2     # prints it, and writes results/table2.md and .csv
-python -m experiments.report            # all of them, their figures, and the README's results
+    python -m experiments.report table2     # prints it, and writes results/table2.md and .csv
+    python -m experiments.report            # all of them, their figures, and the README's results
 
 Everything comes from logs/. Ours are means over splits, with the standard deviation (n - 1).
 """

@@ -1,8 +1,8 @@
 """Run what is missing of a table or figure, several runs at once, each with one thread.
 
-python -m experiments.run table2 --seeds 0-4 --jobs 2
-python -m experiments.run table2 --model NeuMF --seeds 0-2 --dry_run
-python -m experiments.run table2 --dataset Foursquare --methods Teacher Student DE RRD DE-RRD
+    python -m experiments.run table2 --seeds 0-4 --jobs 2
+    python -m experiments.run table2 --model NeuMF --seeds 0-2 --dry_run
+    python -m experiments.run table2 --dataset Foursquare --methods Teacher Student DE RRD DE-RRD
 
 What has finished is in logs/ and is not done again. After Ctrl-C, which lets each run end its
 epoch, or after the process was killed, the same command goes on where it was. Teachers are trained
