@@ -9,10 +9,13 @@ import signal
 import time
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import ROOT, SCRIPT_NAMES, assert_refused, run_script, start_script
+
+from Utils import settings
 
 SMALL = ("--dataset", "synthetic", "--dim", "8", "--threads", "1")
 
@@ -22,12 +25,12 @@ pytestmark = pytest.mark.usefixtures("workdir")
 @pytest.mark.parametrize("script", SCRIPT_NAMES)
 def test_help_shows_every_setting_with_its_default_and_meaning(script, workdir):
     result = run_script(script, "--help", cwd=workdir, env=os.environ | {"COLUMNS": "200"})
-    settings = importlib.import_module(Path(script).stem).Settings
+    kind = importlib.import_module(Path(script).stem).Settings
     assert result.returncode == 0
-    for field in fields(settings):
+    for field in fields(kind):
         assert f"--{field.name} " in result.stdout
     shown = result.stdout.split("options")[1]
-    assert shown.count("(default: ") == len(fields(settings))
+    assert shown.count("(default: ") == len(fields(kind))
 
 
 @pytest.mark.parametrize("script", SCRIPT_NAMES)
@@ -208,3 +211,13 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(workdir):
     for key in ("modules", "optimizer", "history"):
         torch.testing.assert_close(found[key], expected[key], rtol=0, atol=0)
     assert not list(killed.rglob(".*.tmp"))
+
+
+@pytest.mark.parametrize(("library", "calls"), [("glibc", [-1, -2]), ("", [])])
+def test_freed_memory_is_kept_where_the_c_library_can(monkeypatch, library, calls):
+    asked = []
+    monkeypatch.setattr(settings.platform, "libc_ver", lambda: (library, ""))
+    fake = SimpleNamespace(mallopt=lambda option, _: asked.append(option))
+    monkeypatch.setattr(settings.ctypes, "CDLL", lambda _: fake)
+    settings.use_device(settings.RunSettings(device="cpu"))
+    assert asked == calls
