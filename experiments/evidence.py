@@ -10,6 +10,8 @@ import torch
 from scipy.stats import ttest_1samp
 
 from experiments.plan import Cell, planned
+from Utils.data_utils import warn
+from Utils.errors import UserError
 from Utils.evaluation import user_metrics
 from Utils.files import read_json, read_npz
 from Utils.run import refuse_other_settings
@@ -50,10 +52,7 @@ class Comparison(NamedTuple):
 class Evidence:
     """The finished runs below a folder of logs, found by cell.
 
-    Raises
-    ------
-    UserError
-        When a run is asked for that was made with other settings than the plan's.
+    A run that was made with other settings than the plan's is left out, with a warning.
     """
 
     def __init__(self, logs: Path = Path("logs")) -> None:
@@ -68,7 +67,11 @@ class Evidence:
         for path in sorted(folder.glob(f"{stem}*/summary.json")):
             summary = read_json(path)
             run = planned(place.cell, place.dataset, place.model, summary["seed"])
-            refuse_other_settings(path.parent, run.settings)
+            try:
+                refuse_other_settings(path.parent, run.settings)
+            except UserError as error:
+                warn(f"left out: {error}")
+                continue
             found[summary["seed"]] = summary | {"folder": path.parent}
         return found
 

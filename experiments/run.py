@@ -21,7 +21,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Annotated, Literal
+from typing import IO, Annotated, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -89,43 +89,51 @@ def has_weights(run: PlannedRun) -> bool:
     )
 
 
-def missing(args: Settings) -> tuple[list[Task], list[Task], int]:
-    """Return the runs to do, what is computed after them, and how many runs there are in all.
+class Missing(NamedTuple):
+    """What is to do: runs, then what is computed from them; and what cannot be done."""
 
-    Teachers whose weights are needed stand before their students.
+    runs: list[Task]
+    afterwards: list[Task]
+    refused: list[str]
+    total: int  # of the planned runs
 
-    Raises
-    ------
-    UserError
-        If a finished run in ``logs/`` was made with other settings than those of now.
+
+def missing(args: Settings) -> Missing:
+    """Return what is to do; teachers whose weights are needed stand before their students.
+
+    A finished run that was made with other settings than those of now is refused.
     """
     seeds = seeds_of(args.seeds)
     runs = plan(args.experiment, args.dataset, args.model, seeds, args.methods)
     todo: dict[Path, PlannedRun] = {}
-
-    def add(run: PlannedRun, teacher: PlannedRun | None) -> None:
+    refused = []
+    for run in runs:
+        try:
+            if run.is_done():
+                continue
+        except UserError as error:
+            refused.append(str(error))
+            continue
+        teacher = run.teacher()
         if teacher and not has_weights(teacher):
             todo[teacher.folder] = teacher
-        if not run.is_done():
-            todo[run.folder] = run
-
-    for run in runs:
-        if not run.is_done():
-            add(run, run.teacher())
+        todo[run.folder] = run
     where = [f"--dataset={args.dataset}", f"--model={args.model}", f"--data_dir={args.data_dir}"]
     afterwards = []
     if args.experiment in ("figure5", "figure6"):
         for seed in seeds:
             teacher = planned(TEACHER, args.dataset, args.model, seed)
             if not (teacher.summary.parent / "user_space.npz").exists():
-                add(teacher, teacher)
+                if not has_weights(teacher):
+                    todo[teacher.folder] = teacher
                 command = ["-m", "experiments.user_space", *where, f"--seed={seed}"]
                 afterwards.append(Task(f"user space of seed {seed}", command, minutes=0.1))
     if args.experiment == "table3":
         if not Path("logs", args.dataset, "inference", f"{args.model}.json").exists():
             afterwards.append(Task("inference", ["-m", "experiments.inference", *where]))
     took = Durations()
-    return [_task(run, args, took) for run in todo.values()], afterwards, len(runs)
+    tasks = [_task(run, args, took) for run in todo.values()]
+    return Missing(tasks, afterwards, refused, len(runs))
 
 
 def _task(run: PlannedRun, args: Settings, took: "Durations") -> Task:
@@ -154,7 +162,7 @@ class Durations:
         """Return the mean of the runs most like this one; None if there is none of the method."""
         mine = run.settings
         same = [r for r in self.runs if r["method"] == run.cell.method and r["model"] == mine.model]
-        for keys in (("dataset", "dim", "name"), ("dataset", "dim"), ("dataset",), ()):
+        for keys in (("dataset", "dim", "name"), ("dataset", "dim"), ("dataset",)):
             like = [r for r in same if all(r[key] == getattr(mine, key) for key in keys)]
             if like:
                 return float(np.mean([r["train_seconds"] + r["eval_seconds"] for r in like])) / 60
@@ -279,12 +287,13 @@ def main(args: Settings) -> None:
     """Run, or list, what is missing."""
     if args.jobs < 1:
         raise UserError(f"--jobs {args.jobs} is out of range; use 1 or more")
-    runs, afterwards, total = missing(args)
-    print(list_tasks(runs + afterwards, total, args.jobs), flush=True)
+    todo = missing(args)
+    print(list_tasks(todo.runs + todo.afterwards, todo.total, args.jobs), flush=True)
     if args.dry_run:
         return
-    failures: list[str] = []
-    for tasks, jobs in ((runs, args.jobs), (afterwards, 1)):  # timings want the machine alone
+    failures = todo.refused
+    # one after the other where times are taken
+    for tasks, jobs in ((todo.runs, args.jobs), (todo.afterwards, 1)):
         pool = Pool(tasks, jobs)
         pool.run(args.experiment)
         failures += pool.failures
@@ -292,7 +301,7 @@ def main(args: Settings) -> None:
             raise UserError("interrupted; the same command goes on")
     if failures:
         raise UserError("\n  ".join([f"{len(failures)} failed:", *failures]))
-    print(f"all {total} are in logs/; python -m experiments.report {args.experiment}")
+    print(f"all {todo.total} are in logs/; python -m experiments.report {args.experiment}")
 
 
 if __name__ == "__main__":

@@ -137,21 +137,23 @@ def test_what_is_missing_is_run_and_nothing_twice(tiny, workdir, capsys):
     assert summaries[1].exists()
 
 
-def test_a_finished_run_of_other_settings_is_refused(tiny, workdir):
+def test_a_finished_run_of_other_settings_is_refused_and_stops_no_other(tiny, workdir):
     run.main(tiny)
     (path,) = (workdir / "logs").rglob("seed1/config.json")
     kept = json.loads(path.read_text())
     kept["settings"]["lr"] = 0.5
     path.write_text(json.dumps(kept))
-    with pytest.raises(UserError, match=r"holds a run with lr 0\.5 \(now 0\.001\)"):
+    (other,) = (workdir / "logs").rglob("seed0/summary.json")
+    other.unlink()
+    with pytest.raises(UserError, match=r"1 failed:\n.*holds a run with lr 0\.5 \(now 0\.001\)"):
         run.main(tiny)
+    assert other.exists()
 
 
 def test_a_student_waits_for_its_teachers_weights(workdir, monkeypatch):
     monkeypatch.setitem(EXPERIMENTS, "tiny", [DE, RRD])
     args = run.Settings("tiny", dataset="synthetic", jobs=2)
-    tasks, _, total = run.missing(args)
-    assert total == 2
+    tasks = run.missing(args).runs
     assert [task.name for task in tasks] == [
         "BPR-d200/no_KD/seed0",
         "BPR-d20/DE/seed0",
@@ -161,9 +163,9 @@ def test_a_student_waits_for_its_teachers_weights(workdir, monkeypatch):
     weights = Path("checkpoints/synthetic/BPR-d200/no_KD/seed0/best.pt")
     weights.parent.mkdir(parents=True)
     torch.save({"finished": True}, weights)
-    assert len(run.missing(args)[0]) == 2
+    assert len(run.missing(args).runs) == 2
     torch.save({"finished": False}, weights)
-    assert len(run.missing(args)[0]) == 3
+    assert len(run.missing(args).runs) == 3
 
 
 def test_a_failure_is_reported_and_stops_its_students_alone(workdir):
@@ -304,11 +306,12 @@ def test_only_common_splits_are_compared(logs):
     assert evidence.compare([(1.0, at(DE_RRD)), (-1.0, at(DE, "NeuMF"))], "H@5") is None
 
 
-def test_a_run_of_other_settings_is_no_evidence(logs):
+def test_a_run_of_other_settings_is_no_evidence(logs, capsys):
     (path,) = logs.rglob("DE/seed1/config.json")
     path.write_text(path.read_text().replace('"lmbda_DE": 0.01', '"lmbda_DE": 0.5'))
-    with pytest.raises(UserError, match=r"holds a run with lmbda_DE 0\.5"):
-        Evidence(logs).values(at(DE))
+    assert list(Evidence(logs).values(at(DE))) == [0, 2]
+    assert "left out: " in (said := capsys.readouterr().err)
+    assert "holds a run with lmbda_DE 0.5 (now 0.01)" in said
 
 
 # --- claims ----------------------------------------------------------------------------------
