@@ -45,8 +45,7 @@ class Comparison(NamedTuple):
             for what, value in (("splits", self.p_splits), ("users", self.p_users))
             if not np.isnan(value)
         ]
-        runs = f"{self.splits} split{'s' if self.splits > 1 else ''}"
-        return f"{self.difference:+.4f} ({', '.join([runs, *sure])})"
+        return f"{self.difference:+.4f} ({', '.join([splits_of(self.splits), *sure])})"
 
 
 class Evidence:
@@ -121,6 +120,11 @@ class Evidence:
             )
             p_users = _p_value(each)
         return Comparison(float(np.mean(sums)), len(seeds), _p_value(sums), p_users)
+
+
+def splits_of(count: int) -> str:
+    """Return how many splits these are, in words."""
+    return f"{count} split{'s' if count > 1 else ''}"
 
 
 def _p_value(values: Iterable[float]) -> float:

@@ -366,15 +366,18 @@ def test_a_peak_is_where_the_best_mean_is(logs):
     assert verdict(claims.peak("BPR", [STUDENT, DE, DE_RRD], [DE]), logs) == NOT_RUN
 
 
-def test_a_share_is_that_of_the_weighted_loss_at_the_best_epoch(logs):
+def test_a_share_is_that_of_the_weighted_loss_up_to_the_best_epoch(logs):
     check = claims.share("BPR", DE, "DE", 0.2, 0.2)
     assert verdict(check, logs) == NOT_RUN
     (folder,) = logs.rglob("DE/seed0")
-    with open(folder / "metrics.csv", "w") as file:
-        csv.writer(file).writerows([["epoch", "base", "DE"], [0, 1, 1], [1, 100, 1500]])
+    with open(folder / "metrics.csv", "w") as file:  # epoch 1 is the best
+        rows = [["epoch", "base", "DE"], [0, 100, 500], [1, 100, 1500], [2, 100, 9000]]
+        csv.writer(file).writerows(rows)
     finding = check(Evidence(logs), "CiteULike")  # lambda is 0.01
-    assert finding == (HOLDS, "15% at epoch 1 of seed 0")
+    assert finding == (HOLDS, "5% at epoch 0, 15% at epoch 1 of seed 0")
     assert verdict(claims.share("BPR", DE, "DE", 0.4, 0.5), logs) == FAILS
+    assert verdict(claims.share("BPR", DE, "DE", 0.01, 0.02), logs) == FAILS
+    assert verdict(claims.share("BPR", DE, "DE", 0.02, 0.03), logs) == HOLDS
 
 
 def test_groups_that_gain_are_counted(logs):
