@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -196,6 +197,7 @@ def start_runner(workdir: Path) -> subprocess.Popen:
     code = (
         "import sys; sys.argv = 'run.py tiny --dataset=synthetic --seeds=0-1 --jobs=2'.split()\n"
         "from experiments import plan, run; from Utils.settings import launch\n"
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # as in a shell
         f"plan.EXPERIMENTS['tiny'] = [plan.Cell('Student', 'no_KD', changes={LONG.changes!r})]\n"
         "launch(run.main, run.Settings, '')"
     )
@@ -384,10 +386,9 @@ def test_groups_that_gain_are_counted(logs):
     groups = np.repeat(np.arange(4), 100).astype(np.int8)
     (folder,) = logs.rglob("BPR-d200/no_KD/seed0")
     np.savez(folder / "user_space.npz", groups=groups, coordinates=np.zeros((400, 2)))
-    (student,) = logs.rglob("BPR-d20/no_KD/seed0/ranks.npz")
-    np.savez(student, test=np.full(400, 50, dtype=np.int16))
-    (de,) = logs.rglob("DE/seed0/ranks.npz")
-    np.savez(de, test=np.where(groups < 3, 1, 50))
+    for cell, ranks in ((STUDENT, np.full(400, 50)), (DE, np.where(groups < 3, 1, 50))):
+        shutil.rmtree(logs / planned(cell, "CiteULike", "BPR", 0).folder)
+        fake_run(logs, at(cell), 0, ranks)
     check = claims.groups_gain("BPR")
     assert verdict(check, logs) == NOT_RUN
     for cell, count in ((claims.ATTENTION, 2), (claims.ONE_LARGE, 1)):
