@@ -142,11 +142,11 @@ def against(evidence: Evidence, place: Place) -> Place | None:
         return beside(next(c for c in METHODS if c.label == method))
     if cell.method in ("URRD", "DERRD", "IRRRD"):
         gains = {
-            beside(other): found.difference
+            beside(other): (-found.splits, found.difference)
             for other in BASELINES
             if (found := evidence.compare([(1.0, place), (-1.0, beside(other))], "H@5"))
         }
-        if gains:  # on common splits: the best baseline leaves the smallest
+        if gains:  # the baseline with most common splits; of two, the better leaves less
             return min(gains, key=gains.get)
     return beside(STUDENT)
 
