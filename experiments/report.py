@@ -125,8 +125,8 @@ def paper_value(experiment: str, place: Place, metric: str) -> tuple[float | str
 def against(evidence: Evidence, place: Place) -> Place | None:
     """Return what the paper compares a cell with on H@5, of the cell's size and split.
 
-    An ablation with its method; RRD, DE-RRD and IR-RRD with the best baseline, RD or CD, where one
-    was run; all others with the student.
+    An ablation with its method; RRD, DE-RRD and IR-RRD with the best baseline, RD or CD, of those
+    with most common splits; all others, and these without a baseline, with the student.
     """
     cell = place.cell
     if cell in (TEACHER, STUDENT) or cell.method == "no_KD":
