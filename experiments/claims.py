@@ -281,7 +281,7 @@ def _claims_for(model: str) -> list[Claim]:
             "table 3", "table3", ratio(model, DE_RRD, least),
         ),
         claim(
-            "with half of them, it reaches 101 %",
+            "with half of its parameters, DE-RRD reaches 101 % of it",
             "table 3", "table3", ratio(model, half[DE_RRD], 1.01),
         ),
         claim("smaller models make lists in less time", "5.2, table 3", "table3", faster(model)),
@@ -302,7 +302,7 @@ def _claims_for(model: str) -> list[Claim]:
             "5.4", "figure7", share(model, DE, "DE", *loss[:2]),
         ),
         claim(
-            f"that of RRD is about {words[1]} where RRD is best",
+            f"the loss of RRD, weighted, is about {words[1]} where RRD is best",
             "5.4", "figure7", share(model, RRD, "RRD", *loss[2:]),
         ),
         claim("10 or 20 experts are best", "5.4", "figure7", peak(model, experts, chosen)),
