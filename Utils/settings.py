@@ -101,7 +101,7 @@ def _keep_freed_memory() -> None:
     """Have glibc, where that is the C library, keep what is freed for the next tensor.
 
     It would return tensors of megabytes to the system at every step and have them cleared anew,
-    page by page, which took up to a third of a step's time.
+    page by page.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt and platform.libc_ver()[0] == "glibc":

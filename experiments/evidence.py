@@ -24,9 +24,6 @@ class Place(NamedTuple):
     model: str
     cell: Cell
 
-    def __str__(self) -> str:
-        return f"{self.cell.label} ({self.model}, phi = {self.cell.phi:g})"
-
 
 class Comparison(NamedTuple):
     """A difference of means over common splits, and the p-values that there is none.

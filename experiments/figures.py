@@ -61,9 +61,10 @@ def beside_paper(
         axes.plot(values, [place] * len(values), ".", color="0.4", markersize=4, zorder=3)
     places = [place for place, method in enumerate(ours) if method in paper]
     values = [paper[list(ours)[place]] for place in places]
-    axes.plot(values, places, "D", color="#D55E00", fillstyle="none", label="paper")
+    if places:
+        axes.plot(values, places, "D", color="#D55E00", fillstyle="none", label="paper")
     axes.set_yticks(range(len(ours)), ours)
-    axes.invert_yaxis()
+    axes.set_ylim(len(ours) - 0.5, -0.5)  # the first on top
     axes.set_xlabel(f"test {metric}")
     figure.legend(loc="outside right center", frameon=False)
     _tidy(axes)
@@ -79,7 +80,7 @@ def size_curves(
     Points are means, bars standard deviations (n - 1), where there is more than one value.
     """
     figure, axes = plt.subplots(figsize=(6.5, 4), layout="constrained")
-    _draw_means(axes, scores)
+    _draw_means(axes, scores, list(scores))
     if teacher:
         axes.axhline(np.mean(teacher), color="0.3", linestyle=":", label="teacher")
     ticks = sorted({phi for values in scores.values() for phi in values})
@@ -101,6 +102,7 @@ def setting_curves(
     """
     size = (0.6 + 3.1 * len(panels), 3.4)
     figure, row = _row_of(panels, size, sharey=True)
+    labels = list(dict.fromkeys(label for lines in panels.values() for label in lines))
     for axes, (setting, lines) in zip(row, panels.items(), strict=True):
         places, ticks = _scale({value for scores in lines.values() for value in scores})
         _draw_means(
@@ -109,6 +111,7 @@ def setting_curves(
                 label: {places[value]: given for value, given in scores.items()}
                 for label, scores in lines.items()
             },
+            labels,
         )
         axes.set_xticks(list(ticks), ticks.values())
         axes.set_xlabel(setting)
@@ -204,9 +207,13 @@ def _row_of(
     return figure, list(axes[0])
 
 
-def _draw_means(axes: Axes, scores: dict[str, dict[float, list[float]]]) -> None:
-    """Draw label -> place -> values as means with a bar of a standard deviation on either side."""
-    for i, (label, by_place) in enumerate(scores.items()):
+def _draw_means(axes: Axes, scores: dict[str, dict[float, list[float]]], labels: list[str]) -> None:
+    """Draw label -> place -> values as means with a bar of a standard deviation on either side.
+
+    A label has one style in all axes of a figure: that of its place in ``labels``.
+    """
+    for label, by_place in scores.items():
+        i = labels.index(label)
         places = sorted(by_place)
         values = [by_place[place] for place in places]
         axes.errorbar(

@@ -35,7 +35,7 @@ from experiments.plan import (
 )
 from experiments.results import markdown_table, read_runs
 from experiments.settings import SIZES
-from Utils.errors import require_known
+from Utils.errors import UserError, require_known
 from Utils.evaluation import METRICS
 from Utils.files import read_json, read_npz
 from Utils.settings import launch
@@ -192,7 +192,8 @@ def comparison_table(rows: list[Row], theirs: str = "paper") -> str:
     for row in rows:
         if row.metric != "H@5":
             continue
-        difference = row.mean - row.paper if row.runs and row.paper != "" else ""
+        comparable = row.runs and row.paper != "" and row.dataset not in NOTES
+        difference = row.mean - row.paper if comparable else ""
         line = [row.method, f"{row.phi:g}", str(row.runs), _ours(row)]
         line += [_number(row.paper) + ("†" if row.flag else ""), _number(difference, "+.4f")]
         line += [row.against, _number(row.gain, "+.4f")]
@@ -302,7 +303,7 @@ def figure_of(evidence: Evidence, experiment: str, dataset: str, model: str) -> 
         paper = {
             cell.label: value
             for cell in EXPERIMENTS["table2"]
-            if (value := paper_value("table2", place(cell), "H@5")[0])
+            if dataset not in NOTES and (value := paper_value("table2", place(cell), "H@5")[0])
         }
         return figures.beside_paper(ours, paper) if ours else None
     if experiment == "figure4":
@@ -326,8 +327,7 @@ def figure_of(evidence: Evidence, experiment: str, dataset: str, model: str) -> 
     coordinates = read_npz(folder / "user_space.npz", ["coordinates"])["coordinates"]
     if experiment == "figure6":
         experts = user_experts(evidence, dataset, model, 0)
-        labels = {epoch: f"epoch {epoch}" for epoch in experts}
-        chosen = {labels[epoch]: values for epoch, values in experts.items()}
+        chosen = {f"epoch {epoch}": values for epoch, values in experts.items()}
         return figures.selection_maps(coordinates, chosen) if chosen else None
     student = evidence.user_values(place(STUDENT), "N@20", 0)
     gains = {
@@ -436,6 +436,9 @@ class Settings:
 def main(args: Settings) -> None:
     """Write the reports."""
     require_known("experiment", args.experiment, [*EXPERIMENTS, "all"])
+    runs = read_runs(Path("logs"))
+    if not runs:  # also keeps the README from being emptied out of another folder
+        raise UserError("logs: no finished run here; call this in the project's folder")
     evidence = Evidence()
     chosen = EXPERIMENTS if args.experiment == "all" else [args.experiment]
     folder = Path("results")
@@ -457,7 +460,7 @@ def main(args: Settings) -> None:
         after = rest.partition("<!-- end of results -->")[2]
         block = f"<!-- results -->\n{readme_results(evidence)}\n<!-- end of results -->"
         path.write_text(before + block + after)
-        print(f"{folder}/ and README.md have the results of {len(read_runs(Path('logs')))} runs")
+        print(f"{folder}/ and README.md have the results of {len(runs)} runs")
 
 
 if __name__ == "__main__":

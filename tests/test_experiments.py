@@ -498,3 +498,11 @@ def test_every_published_value_has_a_place():
             assert (table, dataset, model, value) in found
     place = at(dataclasses.replace(DE_RRD, phi=0.5))
     assert report.paper_value("table3", place, "H@5_ratio_to_teacher") == (1.01, "")
+
+
+def test_a_report_of_no_logs_is_refused_and_leaves_the_readme_alone(workdir):
+    before = (ROOT / "README.md").read_bytes()
+    with pytest.raises(UserError, match="no finished run here; call this in the project's folder"):
+        report.main(report.Settings())
+    assert (ROOT / "README.md").read_bytes() == before
+    assert not (workdir / "results").exists()

@@ -67,6 +67,17 @@ def test_ours_stand_beside_the_papers():
     assert legend_texts(figure) == ["paper", "ours"]
 
 
+def test_a_label_has_one_style_in_all_panels():
+    panels = {"a": {"A": {1: [0.1], 2: [0.2]}}, "b": {"B": {1: [0.3]}, "A": {1: [0.4]}}}
+    first, second = setting_curves(panels).axes
+    colours = {
+        (axes, each.get_label()): each.lines[0].get_color()
+        for axes in (first, second)
+        for each in axes.containers
+    }
+    assert colours[first, "A"] == colours[second, "A"] != colours[second, "B"]
+
+
 def test_styles_tell_as_many_lines_apart_as_there_are():
     assert len({style["color"] for style in STYLES}) == len(STYLES)
     assert len({str(style["linestyle"]) for style in STYLES}) == len(STYLES)
