@@ -13,6 +13,7 @@ from typing import Literal
 from experiments.settings import with_defaults
 from Models import build_model, new_model
 from Models.distillers import DE, RRD
+from Models.low_rank import spectral_start
 from Utils.data_utils import load_split
 from Utils.dataset import PairSampler
 from Utils.run import Run, epochs_of, is_finished
@@ -41,6 +42,8 @@ class Settings(RunSettings):
     teacher_dim: int | None = None
     # checkpoint of a teacher, or its folder; empty: the run of main_no_KD.py on the same split
     teacher: str = ""
+    # first weights: small random ones, or the teacher's best low-rank approximation
+    start: Literal["random", "spectral"] = "random"
     # weight of DE, lambda_DE; 0.01 goes with sums over a batch
     lmbda_DE: float | None = None
     # number of experts M, for users and for items each
@@ -99,6 +102,8 @@ def main(args: Settings) -> None:
         return
     student = new_model(args, split).to(device)
     teacher = load_teacher(args, split, device, build_model)
+    if args.start == "spectral":
+        spectral_start(student, teacher)
     de = DE(
         student,
         teacher,

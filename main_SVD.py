@@ -3,22 +3,17 @@
     python main_SVD.py                                  # d = 20 from 200; trains a missing teacher
 
 The student's factors are the truncated singular value decomposition of the teacher's score matrix,
-U_d sqrt(S_d) and V_d sqrt(S_d), computed from the teacher's factors. Nothing is trained. Teachers
-whose scores are inner products only.
+U_d sqrt(S_d) and V_d sqrt(S_d). Nothing is trained. The student's scores are inner products; the
+teacher's may be others, whose decomposition is found by subspace iteration.
 """
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
-from torch import Tensor
-
 from experiments.settings import with_defaults
 from Models import build_model, new_model
-from Models.low_rank import low_rank_factors
-from Models.recommender import Recommender
+from Models.low_rank import require_factors, spectral_start
 from Utils.data_utils import load_split
-from Utils.errors import UserError
 from Utils.run import Run, is_finished
 from Utils.settings import RunSettings, launch, use_device
 from Utils.teacher import load_teacher
@@ -64,25 +59,13 @@ def main(args: Settings) -> None:
     if is_finished("SVD", args, split):
         return
     student = new_model(args, split).to(device)
-    _require_factors(student, "--model", args.model)
+    require_factors(student)
     teacher = load_teacher(args, split, device, build_model)
-    factors = _require_factors(teacher.model, "--teacher", teacher.path)
 
     with Run("SVD", args, split, student, teacher=teacher) as run:
         for _ in run.epochs():
-            with torch.no_grad():
-                approximation = low_rank_factors(*factors, args.dim)
-                for mine, best in zip(student.factors(), approximation, strict=True):
-                    mine.copy_(best)
+            spectral_start(student, teacher)
             run.evaluate()
-
-
-def _require_factors(model: Recommender, flag: str, value: object) -> tuple[Tensor, Tensor]:
-    factors = model.factors()
-    if factors is None:
-        kind = type(model).__name__
-        raise UserError(f"{flag} {value}: SVD needs inner products, which {kind}'s scores are not")
-    return factors
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from typing import Literal
 from experiments.settings import with_defaults
 from Models import build_model, new_model
 from Models.distillers import RRD
+from Models.low_rank import spectral_start
 from Utils.data_utils import load_split
 from Utils.dataset import PairSampler
 from Utils.run import Run, is_finished
@@ -48,6 +49,8 @@ class Settings(RunSettings):
     teacher_dim: int | None = None
     # checkpoint of a teacher, or its folder; empty: the run of main_no_KD.py on the same split
     teacher: str = ""
+    # first weights: small random ones, or the teacher's best low-rank approximation
+    start: Literal["random", "spectral"] = "random"
     # weight of the distillation loss, lambda_RRD; 0.001 goes with a sum over users
     lmbda_RRD: float | None = None
     # interesting items a user, in the teacher's order
@@ -90,6 +93,8 @@ def main(args: Settings) -> None:
         return
     student = new_model(args, split).to(device)
     teacher = load_teacher(args, split, device, build_model)
+    if args.start == "spectral":
+        spectral_start(student, teacher)
     distiller = RRD(
         student,
         teacher,

@@ -1,17 +1,56 @@
-"""The best approximation of a score matrix by factors of a smaller size."""
+"""The best approximation of a teacher's scores by factors of a smaller size."""
 
 import torch
 from torch import Tensor
+
+from Models.recommender import Recommender
+from Utils.errors import UserError
+from Utils.seeding import torch_generator
+from Utils.teacher import CHUNK, Teacher
+
+EXTRA = 10  # columns beyond those wanted, while the scores' largest directions are sought
+PASSES = 3  # over all scores, for the same
+
+
+def spectral_start(student: Recommender, teacher: Teacher) -> None:
+    """Give the student the factors whose inner products are nearest to the teacher's scores.
+
+    Raises
+    ------
+    UserError
+        If the student's scores are not inner products, or if the teacher's have a smaller rank
+        than the student is large.
+    """
+    own = require_factors(student)
+    factors = teacher.model.factors() or leading_factors(teacher.model, student.dim + EXTRA)
+    rank = min(*factors[0].shape, *factors[1].shape)
+    if student.dim > rank:
+        raise UserError(
+            f"--dim {student.dim}: {teacher.path} has scores of rank {rank}; a student that starts "
+            f"from them is at most as large"
+        )
+    with torch.no_grad():
+        for mine, best in zip(own, low_rank_factors(*factors, student.dim), strict=True):
+            mine.copy_(best)
+
+
+def require_factors(student: Recommender) -> tuple[Tensor, Tensor]:
+    """Return the student's factors; raise ``UserError`` if its scores are no inner products."""
+    factors = student.factors()
+    if factors is None:
+        kind = type(student).__name__
+        raise UserError(f"--model {kind}: its scores are not inner products, as this needs them")
+    return factors
 
 
 @torch.no_grad()
 def low_rank_factors(users: Tensor, items: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     """Return the factors of size ``dim`` whose inner products are nearest to those given.
 
-    ``users``: (U, d), ``items``: (I, d) -> (U, dim), (I, dim). Nearest in the sum of squares over
-    all U x I scores (Eckart and Young, 1936). The score matrix is never made: with the QR
-    decompositions ``users = Q R``, ``items = Q' R'``, its singular values are those of ``R R'^T``,
-    which is d x d. The singular values go half to either side.
+    ``users``: (U, d), ``items``: (I, d) -> (U, dim), (I, dim), with ``dim`` at most d. Nearest in
+    the sum of squares over all U x I scores (Eckart and Young, 1936). The score matrix is never
+    made: with the QR decompositions ``users = Q R``, ``items = Q' R'``, its singular values are
+    those of ``R R'^T``, which is d x d. They go half to either side.
     """
     (q_users, r_users), (q_items, r_items) = (
         torch.linalg.qr(factors.double()) for factors in (users, items)
@@ -19,5 +58,28 @@ def low_rank_factors(users: Tensor, items: Tensor, dim: int) -> tuple[Tensor, Te
     left, values, right = torch.linalg.svd(r_users @ r_items.T)
     scale = values[:dim].sqrt()
     factors = (q_users @ left[:, :dim] * scale, q_items @ right[:dim].T * scale)
-    missing = dim - len(scale)  # more columns than the scores have: they stay zero
-    return tuple(torch.nn.functional.pad(f, (0, max(missing, 0))).to(users.dtype) for f in factors)
+    return tuple(factor.to(users.dtype) for factor in factors)
+
+
+@torch.no_grad()
+def leading_factors(model: Recommender, size: int) -> tuple[Tensor, Tensor]:
+    """Return factors ``(U, size)``, ``(I, size)`` of a model's scores, nearly the best ones.
+
+    For scores that are no inner products, made anew for a few users at a time. Subspace iteration
+    (Halko, Martinsson and Tropp, SIAM Review 53(2), 2011, algorithm 4.4), with ``A^T (A X)`` in
+    one pass over the scores A.
+    """
+    size = min(size, model.num_users, model.num_items)
+    device = next(model.parameters()).device
+    generator = torch_generator(0, "leading factors", 0, device)
+    basis = torch.randn(model.num_items, size, generator=generator, device=device)
+    chunks = torch.arange(model.num_users, device=device).split(CHUNK)
+    for _ in range(PASSES - 1):
+        basis = torch.linalg.qr(basis).Q
+        product = torch.zeros_like(basis)
+        for users in chunks:
+            scores = model.score_all(users)
+            product += scores.T @ (scores @ basis)
+        basis = product
+    basis = torch.linalg.qr(basis).Q
+    return torch.cat([model.score_all(users) @ basis for users in chunks]), basis

@@ -1,4 +1,4 @@
-"""Mini-batches for training: shuffled pairs with a fresh negative for each."""
+"""Mini-batches for training: shuffled pairs with a fresh negative for each, or users."""
 
 from collections.abc import Iterator
 
@@ -52,6 +52,22 @@ class PairSampler:
     def _is_training_pair(self, keys: Tensor) -> Tensor:
         place = torch.searchsorted(self.keys, keys).clamp_max_(len(self.keys) - 1)
         return self.keys[place] == keys
+
+
+class UserSampler:
+    """All users in random order, a few at a time."""
+
+    def __init__(
+        self, num_users: int, batch_size: int, seed: int, device: torch.device | str
+    ) -> None:
+        self.num_users, self.batch_size = num_users, batch_size
+        self.seed, self.device = seed, device
+
+    def epoch(self, epoch: int) -> Iterator[Tensor]:
+        """Yield users, ``(B,)`` each, until every one was seen once."""
+        generator = torch_generator(self.seed, "batches of users", epoch, self.device)
+        order = torch.randperm(self.num_users, generator=generator, device=self.device)
+        yield from order.split(self.batch_size)
 
 
 def distinct(entities: Tensor) -> tuple[Tensor, Tensor]:

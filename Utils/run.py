@@ -87,7 +87,7 @@ class Run:
             "dataset": split.dataset,
             "split": split.name,
             "split_sha256": split.sha256,
-            "model": args.model,
+            "model": type(model).__name__,
             "dim": args.dim,
             "options": {option: getattr(model, option) for option in model.options},
             "teacher_sha256": teacher.sha256 if teacher else None,
@@ -186,8 +186,9 @@ class Run:
         self._say(f"{self.script}: {settings}")
         self._say(self.split.describe())
         self._say(
-            f"{self.args.model} d={self.args.dim}: {self.model.num_parameters():,} parameters, on "
-            f"{self._describe_device()} (CPU threads: {torch.get_num_threads()}), to {self.logs}"
+            f"{self.identity['model']} d={self.args.dim}: {self.model.num_parameters():,} "
+            f"parameters, on {self._describe_device()} (CPU threads: {torch.get_num_threads()}), "
+            f"to {self.logs}"
         )
         if self.teacher:
             self._say(self.teacher.describe())

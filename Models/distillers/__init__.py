@@ -10,5 +10,6 @@ from Models.distillers.de import DE
 from Models.distillers.ir import ItemSideRRD
 from Models.distillers.rd import RD
 from Models.distillers.rrd import RRD
+from Models.distillers.s2d import S2D
 
-__all__ = ["CD", "DE", "RD", "RRD", "ItemSideRRD"]
+__all__ = ["CD", "DE", "RD", "RRD", "S2D", "ItemSideRRD"]

@@ -1,0 +1,130 @@
+"""S2D: the student's softmax over the catalogue follows the teacher's best items and the data."""
+
+from math import log
+
+import torch
+from torch import Tensor, nn
+
+from Models.distillers.sampling import CHUNK
+from Models.low_rank import require_factors
+from Models.recommender import Recommender
+from Utils.seeding import torch_generator
+from Utils.teacher import Teacher
+
+BLOCK = 2048  # items whose scores are made at a time
+
+
+class S2D(nn.Module):
+    """Spectral softmax distillation, ours; ``Models.low_rank.spectral_start`` is its start.
+
+    With p a user's softmax over all items, the soft loss is the cross-entropy of p with
+    ``softmax(t / tau)`` over the teacher's first K outside the training set, t its scores, and the
+    hard loss is the mean of ``-log p`` over the user's training items.
+
+    Parameters
+    ----------
+    K, tau : how many of the teacher's items, and the temperature of their scores.
+    num_samples : 0: p is normalised by all items. S: by the user's K and training items and by S
+        items drawn uniformly for the batch, which stand for all others. What is drawn counts one
+        over the probability of being drawn, so that the normaliser is right in expectation (as in
+        Bengio and Senecal, IEEE Transactions on Neural Networks 19(4), 2008).
+
+    Raises
+    ------
+    UserError
+        If the student's scores are not inner products.
+    """
+
+    def __init__(
+        self,
+        student: Recommender,
+        teacher: Teacher,
+        K: int,
+        tau: float,
+        num_samples: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        require_factors(student)
+        # Functions and no module: the student is trained as itself.
+        self.score, self.factors = student.score, student.factors
+        self.num_samples, self.seed = num_samples, seed
+        self.top = teacher.top_items(K)
+        users = torch.arange(student.num_users, device=self.top.device)
+        chunks = zip(users.split(CHUNK), self.top.split(CHUNK), strict=True)
+        scores = torch.cat([teacher.score(*chunk) for chunk in chunks])
+        self.targets = (scores / tau).softmax(dim=1)  # (num_users, K)
+        users, items = (
+            torch.from_numpy(ids).to(self.top.device)
+            for ids in (teacher.split.train_users, teacher.split.train_items)
+        )
+        self.items = items[users.argsort(stable=True)].int()  # user by user
+        self.counts = torch.bincount(users, minlength=student.num_users)
+        self.starts = self.counts.cumsum(0) - self.counts
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Begin this epoch's draws."""
+        self.draws = torch_generator(self.seed, "sampled softmax", epoch, self.top.device)
+
+    def losses(self, users: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the hard and the soft loss, each summed over ``(B,)`` distinct users."""
+        all_users, all_items = self.factors()
+        counts = self.counts[users].unsqueeze(1)
+        place = torch.arange(int(counts.max()), device=users.device)
+        real = place < counts  # (B, longest); a user's first item fills up the rows of others
+        mine = self.items[self.starts[users].unsqueeze(1) + place * real]
+        known = torch.cat([self.top[users], mine], dim=1)
+        scores = self.score(users, known)
+        soft, hard = scores.split([self.top.shape[1], len(place)], dim=1)
+        if self.num_samples:
+            exact = torch.cat([soft, hard.masked_fill(~real, -torch.inf)], dim=1)
+            rest = self._log_rest(all_users[users], all_items, known)
+            log_z = torch.logaddexp(exact.logsumexp(dim=1), rest)
+        else:
+            log_z = _LogNormalizer.apply(all_users[users], all_items)
+        hard = log_z - (hard * real / counts).sum(dim=1)
+        soft = log_z - (soft * self.targets[users]).sum(dim=1)
+        return hard.sum(), soft.sum()
+
+    def _log_rest(self, rows: Tensor, table: Tensor, known: Tensor) -> Tensor:
+        """Return an estimate of ``log sum_i exp(rows . table_i)`` over other items: ``(B,)``."""
+        num_items = len(table)
+        order = torch.randperm(num_items, generator=self.draws, device=rows.device)
+        drawn = order[: self.num_samples]
+        place = torch.full_like(order, len(drawn))  # of each item among those drawn
+        place[drawn] = torch.arange(len(drawn), device=rows.device)
+        is_known = torch.zeros(len(rows), len(drawn) + 1, dtype=torch.bool, device=rows.device)
+        is_known.scatter_(1, place[known], True)
+        scores = (rows @ table[drawn].T).masked_fill(is_known[:, :-1], -torch.inf)
+        return scores.logsumexp(dim=1) + log(num_items / len(drawn))
+
+
+class _LogNormalizer(torch.autograd.Function):
+    """``log sum_i exp(rows . table_i)``, ``(B, d)``, ``(I, d)`` -> ``(B,)``, and its gradients.
+
+    A block of items at a time, so that its scores stay in the cache from their product to their
+    exponential, and back: twice as fast as one product with all items.
+    """
+
+    @staticmethod
+    def forward(ctx, rows: Tensor, table: Tensor) -> Tensor:
+        exponentials, highest, sums = [], [], []
+        for block in table.split(BLOCK):
+            scores = rows @ block.T
+            highest.append(scores.amax(dim=1, keepdim=True))
+            exponentials.append(scores.sub_(highest[-1]).exp_())
+            sums.append(scores.sum(dim=1, keepdim=True))
+        highest, sums = torch.cat(highest, dim=1), torch.cat(sums, dim=1)  # (B, blocks)
+        log_z = (highest + sums.log()).logsumexp(dim=1, keepdim=True)
+        ctx.save_for_backward(rows, table, (highest - log_z).exp(), *exponentials)
+        return log_z.squeeze(1)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        rows, table, shares, *exponentials = ctx.saved_tensors
+        weights = (gradient.unsqueeze(1) * shares).split(1, dim=1)
+        of_rows, of_table = torch.zeros_like(rows), []
+        for e, weight, block in zip(exponentials, weights, table.split(BLOCK), strict=True):
+            of_rows.addcmul_(e @ block, weight)
+            of_table.append(e.T @ (rows * weight))
+        return of_rows, torch.cat(of_table)
