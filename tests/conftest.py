@@ -15,7 +15,7 @@ import main_no_KD
 from Models import build_model
 from Models.recommender import Recommender
 from Utils.data_utils import LeaveOneOutSplit, leave_one_out, load_interactions
-from Utils.dataset import PairSampler
+from Utils.dataset import PairSampler, UserSampler
 from Utils.teacher import Teacher, load_teacher
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -92,16 +92,19 @@ class Killed(Exception):
 @contextlib.contextmanager
 def killed_in(epoch: int, monkeypatch) -> Iterator[None]:
     """Let the code inside die while it trains epoch ``epoch``."""
-    original = PairSampler.epoch
 
-    def dying(sampler, number):
-        for count, batch in enumerate(original(sampler, number)):
-            if number == epoch and count == 5:
-                raise Killed
-            yield batch
+    def dying(original):
+        def batches(sampler, number):
+            for count, batch in enumerate(original(sampler, number)):
+                if number == epoch and count == 5:
+                    raise Killed
+                yield batch
+
+        return batches
 
     with monkeypatch.context() as patch:
-        patch.setattr(PairSampler, "epoch", dying)
+        for sampler in (PairSampler, UserSampler):
+            patch.setattr(sampler, "epoch", dying(sampler.epoch))
         with pytest.raises(Killed):
             yield
 

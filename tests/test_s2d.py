@@ -1,0 +1,162 @@
+"""S2D: its losses against slow loops, its sampled softmax, its start."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import main_no_KD
+import main_S2D
+import main_URRD
+from Models import build_model
+from Models.distillers import S2D, s2d
+from Models.low_rank import leading_factors, low_rank_factors, spectral_start
+from Utils.errors import UserError
+from Utils.teacher import load_teacher
+
+USERS = torch.tensor([3, 500, 17, 999])
+K, TAU = 6, 2.0
+
+
+def slow_losses(student, teacher, split) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return both losses, user by user and item by item, in float64."""
+    p, q = (factor.double() for factor in student.factors())
+    hard = soft = 0
+    for user in USERS.tolist():
+        log_z = torch.stack([p[user] @ item for item in q]).exp().sum().log()
+        seen = split.train_items[split.train_users == user]
+        for item in seen:
+            hard = hard - (p[user] @ q[item] - log_z) / len(seen)
+        scores = teacher.model.score_all(torch.tensor([user]))[0].double()
+        unseen = [item for item in scores.argsort(descending=True).tolist() if item not in seen]
+        weights = [math.exp(scores[item] / TAU) for item in unseen[:K]]
+        for item, weight in zip(unseen, weights, strict=False):
+            soft = soft - weight / sum(weights) * (p[user] @ q[item] - log_z)
+    return hard, soft
+
+
+@pytest.mark.parametrize("block", [300, 2048])  # of 1,998 items
+@pytest.mark.parametrize("part", [0, 1])
+def test_losses_and_gradients_are_those_of_a_slow_loop(
+    part, block, student, teacher, split, monkeypatch
+):
+    monkeypatch.setattr(s2d, "BLOCK", block)
+    found = S2D(student, teacher, K, TAU).losses(USERS)[part]
+    expected = slow_losses(student, teacher, split)[part]
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    of_found, of_expected = (
+        torch.autograd.grad(loss, student.factors()) for loss in (found, expected)
+    )
+    for mine, slow in zip(of_found, of_expected, strict=True):
+        torch.testing.assert_close(mine.to_dense(), slow, rtol=1e-4, atol=1e-5)
+
+
+def test_the_normaliser_is_right_for_scores_far_apart():
+    rows = torch.tensor([[100.0], [-100.0], [0.0]], requires_grad=True)
+    table = torch.linspace(-10, 10, 5000).unsqueeze(1).requires_grad_()
+    found = s2d._LogNormalizer.apply(rows, table)
+    expected = (rows.double() @ table.double().T).logsumexp(dim=1)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=0)
+    for of in (rows, table):
+        mine, slow = (
+            torch.autograd.grad(z[0], of, retain_graph=True)[0] for z in (found, expected)
+        )
+        torch.testing.assert_close(mine, slow, rtol=1e-3, atol=1e-4)
+
+
+# --- the sampled softmax -------------------------------------------------------------------------
+
+
+def test_a_sample_of_everything_is_the_whole_catalogue(student, teacher, split):
+    losses = [S2D(student, teacher, K, TAU, size) for size in (0, split.num_items, 10**6)]
+    for distiller in losses:
+        distiller.begin_epoch(0)
+    whole, *sampled = (sum(distiller.losses(USERS)) for distiller in losses)
+    expected = torch.autograd.grad(whole, student.factors(), retain_graph=True)
+    for found in sampled:
+        torch.testing.assert_close(found, whole)
+        gradients = torch.autograd.grad(found, student.factors())
+        for mine, full in zip(gradients, expected, strict=True):
+            torch.testing.assert_close(mine.to_dense(), full.to_dense(), rtol=1e-4, atol=1e-5)
+
+
+def test_the_sampled_normaliser_is_right_in_expectation(student, teacher):
+    """Over 2,000 draws of 100 items; what is known is never counted."""
+    distiller = S2D(student, teacher, K, TAU, num_samples=100)
+    distiller.begin_epoch(0)
+    p, q = (factor.detach() / 2 for factor in student.factors())
+    known = distiller.top[USERS]
+    estimates = torch.stack(
+        [distiller._log_rest(p[USERS], q, known).exp() for _ in range(2000)]
+    ).double()
+    exponentials = (p[USERS] @ q.T).double().exp().scatter(1, known.long(), 0)
+    error = estimates.std(dim=0) / math.sqrt(len(estimates))
+    assert ((estimates.mean(dim=0) - exponentials.sum(dim=1)).abs() < 4 * error).all()
+    assert (error < 0.02 * exponentials.sum(dim=1)).all()
+
+
+# --- the start -----------------------------------------------------------------------------------
+
+
+def test_the_start_is_the_truncated_svd_of_the_teachers_scores(student, teacher):
+    spectral_start(student, teacher)
+    p, q = (factor.numpy() for factor in teacher.model.factors())
+    left, values, right = np.linalg.svd(p.astype(float) @ q.T.astype(float))
+    expected = left[:, :8] * values[:8] @ right[:8]
+    mine = student.score_all(torch.arange(student.num_users)).detach().numpy()
+    np.testing.assert_allclose(mine, expected, rtol=0, atol=1e-4 * values[0])
+
+
+def test_the_leading_factors_of_scores_are_nearly_their_best_ones(teacher):
+    scores = teacher.model.score_all(torch.arange(teacher.model.num_users)).double()
+    values = np.linalg.svd(scores.numpy(), compute_uv=False)
+    p, q = low_rank_factors(*leading_factors(teacher.model, 12), 8)
+    least = np.sqrt(np.square(values[8:]).sum())
+    assert (scores - p @ q.T).norm().item() < 1.01 * least
+
+
+def test_a_start_that_is_impossible_is_refused(teacher, neumf_path, split):
+    with pytest.raises(UserError, match=r"^--dim 17: .* has scores of rank 16"):
+        spectral_start(build_model("BPR", split.num_users, split.num_items, 17, 0), teacher)
+    common = {"dataset": "synthetic", "teacher": str(neumf_path), "dim": 8, "start": "spectral"}
+    with pytest.raises(UserError, match=r"^--model NeuMF: its scores are not inner products"):
+        main_URRD.main(main_URRD.Settings(model="NeuMF", **common))
+
+
+# --- runs ----------------------------------------------------------------------------------------
+
+
+def run(path, **changes) -> dict:
+    """Run the script on the built-in data and return its summary."""
+    usual = {"dataset": "synthetic", "dim": 8, "max_epoch": 8, "lr": 0.01, "reg": 0.001}
+    usual |= {"batch_size": 100, "K": 20, "tau": 2.0, "w": 0.3, "teacher": str(path)}
+    main_S2D.main(main_S2D.Settings(**usual | changes))
+
+
+def summary(workdir, folder: str) -> dict:
+    return json.loads(next(workdir.glob(f"logs/synthetic/*/{folder}/*/summary.json")).read_text())
+
+
+def test_the_data_alone_need_no_teacher(workdir, teacher_path, neumf_path):
+    """With w = 1 and a random start, it makes no difference who the teacher is."""
+    for name, path in (("one", teacher_path), ("other", neumf_path)):
+        run(path, name=name, w=1.0, start="random", max_epoch=2)
+    one, other = (summary(workdir, f"S2D-{name}") for name in ("one", "other"))
+    assert one["test"] == other["test"]
+
+
+def test_the_teacher_may_be_of_another_base_model(workdir, neumf_path, split):
+    run(neumf_path, model="NeuMF")
+    assert summary(workdir, "S2D")["model"] == "NeuMF"
+    (path,) = workdir.glob("checkpoints/synthetic/NeuMF-d8/S2D/seed0/best.pt")
+    args = main_no_KD.Settings(dataset="synthetic", dim=8)
+    args.teacher = str(path)
+    student = load_teacher(args, split, torch.device("cpu"), build_model).model
+    assert student.factors()[0].shape == (split.num_users, 8)
+
+
+def test_a_share_above_1_is_refused():
+    with pytest.raises(UserError, match=r"^--w 1.5 is out of range; it is a share, from 0 to 1"):
+        main_S2D.Settings(w=1.5)
