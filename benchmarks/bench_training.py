@@ -41,6 +41,8 @@ ROWS = {  # name -> script and flags
     "IRRRD": ["main_IRRRD.py"],
     "DERRD, soft": ["main_DERRD.py"],
     "DERRD, one-hot": ["main_DERRD.py", ONE_HOT],
+    "S2D": ["main_S2D.py"],
+    "S2D, sampled": ["main_S2D.py", "--num_samples=1000"],
     "RD, NeuMF": ["main_RD.py", NEUMF],
     "CD, NeuMF": ["main_CD.py", NEUMF],
     "URRD, NeuMF": ["main_URRD.py", NEUMF],

@@ -72,21 +72,54 @@ def beside_paper(
 
 
 def size_curves(
-    scores: dict[str, dict[float, list[float]]], teacher: list[float] | None, metric: str = "H@5"
+    scores: dict[str, dict[float, list[float]]],
+    teacher: list[float] | None,
+    metric: str = "H@5",
+    size: str = "$\\phi$",
 ) -> Figure:
     """Draw a test metric against the size of the student, as figure 4 of the DE-RRD paper.
 
-    ``scores``: method -> phi -> values over seeds; ``teacher``: the teacher's values over seeds.
-    Points are means, bars standard deviations (n - 1), where there is more than one value.
+    ``scores``: method -> size -> values over seeds; ``teacher``: the teacher's values over seeds.
+    Points are means, bars standard deviations (n - 1), where there is more than one value. Sizes
+    that span more than a power of ten stand on a logarithmic axis.
     """
     figure, axes = plt.subplots(figsize=(6.5, 4), layout="constrained")
     _draw_means(axes, scores, list(scores))
-    if teacher:
-        axes.axhline(np.mean(teacher), color="0.3", linestyle=":", label="teacher")
-    ticks = sorted({phi for values in scores.values() for phi in values})
-    axes.set_xticks(ticks, [f"{phi:g}" for phi in ticks])
-    axes.set(xlabel="size of the student, $\\phi$", ylabel=f"test {metric}")
+    _draw_teacher(axes, teacher)
+    ticks = sorted({each for values in scores.values() for each in values})
+    if ticks[-1] > 10 * ticks[0]:
+        axes.set_xscale("log")
+        axes.minorticks_off()
+    axes.set_xticks(ticks, [f"{each:g}" for each in ticks])
+    axes.set(xlabel=f"size of the student, {size}", ylabel=f"test {metric}")
     figure.legend(loc="outside right center", frameon=False)
+    _tidy(axes)
+    return figure
+
+
+def time_map(
+    points: dict[str, tuple[list[float], list[float]]],
+    teacher: list[float] | None,
+    metric: str = "H@5",
+) -> Figure:
+    """Draw a test metric against the minutes that training took, a point for each method.
+
+    ``points``: method -> minutes and scores over seeds. Points are means, bars are those of
+    ``size_curves``; ``teacher``: the teacher's scores over seeds.
+    """
+    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    for i, (label, (minutes, scores)) in enumerate(points.items()):
+        spread = np.std(scores, ddof=1) if len(scores) > 1 else np.nan
+        place = float(np.mean(minutes)), float(np.mean(scores))
+        style = {"color": STYLES[i % len(STYLES)]["color"], "marker": MARKERS[i % len(MARKERS)]}
+        axes.errorbar(*place, spread, capsize=3, **style)
+        axes.annotate(label, place, xytext=(6, 5), textcoords="offset points")
+    _draw_teacher(axes, teacher)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set(xlabel="minutes of training, one thread", ylabel=f"test {metric}")
+    axes.margins(x=0.15)
+    figure.legend(loc="outside lower right", frameon=False)
     _tidy(axes)
     return figure
 
@@ -226,6 +259,11 @@ def _draw_means(axes: Axes, scores: dict[str, dict[float, list[float]]], labels:
             linewidth=1.4,
             **STYLES[i % len(STYLES)],
         )
+
+
+def _draw_teacher(axes: Axes, teacher: list[float] | None) -> None:
+    if teacher:
+        axes.axhline(np.mean(teacher), color="0.3", linestyle=":", label="teacher")
 
 
 def _scale(values: set[float]) -> tuple[dict[float, float], dict[float, str]]:

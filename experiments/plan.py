@@ -1,4 +1,4 @@
-"""Which runs make each table and figure of the DE-RRD paper, and the published learning curves."""
+"""Which runs make each table and figure: the DE-RRD paper's, and those of our own method."""
 
 import importlib
 from collections.abc import Iterable
@@ -15,6 +15,7 @@ from Utils.run import refuse_other_settings, run_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 PHIS = (0.1, 0.5, 1.0)  # the student's parameters as a share of the teacher's
+SIZE_PHIS = (0.05, 0.1, 0.2, 0.5, 1.0)  # for BPR: d = 10, 20, 40, 100, 200
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,11 @@ class Cell:
 
 TEACHER, STUDENT = Cell("Teacher", "no_KD", phi=1.0), Cell("Student", "no_KD")
 DE, RRD, DE_RRD = Cell("DE", "DE"), Cell("RRD", "URRD"), Cell("DE-RRD", "DERRD")
-# as in the paper's table 2; SVD is ours and IR-RRD of a later paper
+SVD, S2D = Cell("SVD", "SVD"), Cell("S2D", "S2D")
+# as in the paper's table 2; IR-RRD is of a later paper, SVD and S2D are ours
 METHODS = [
     *(STUDENT, Cell("RD", "RD"), Cell("CD", "CD"), DE, RRD, DE_RRD),
-    *(Cell("SVD", "SVD"), Cell("IR-RRD", "IRRRD")),
+    *(SVD, Cell("IR-RRD", "IRRRD"), S2D),
 ]
 
 
@@ -60,6 +62,19 @@ FULL, INTERESTING = (
         ("e", "Interesting ranking", "interesting"),
     )
 )
+# loss -> its cell from a random start and from a spectral one; the first two have no teacher in
+# the loss. BPR from a spectral start is RRD without weight.
+CONTROLS = {
+    "BPR": (STUDENT, _changed(RRD, "BPR, spectral", start="spectral", lmbda_RRD=0.0, K=1, L=1)),
+    "softmax, no teacher": (
+        _changed(S2D, "softmax, no teacher, random", start="random", w=1.0),
+        _changed(S2D, "softmax, no teacher, spectral", w=1.0),
+    ),
+    "RRD": (RRD, _changed(RRD, "RRD, spectral", start="spectral")),
+    "DE-RRD": (DE_RRD, _changed(DE_RRD, "DE-RRD, spectral", start="spectral")),
+    "S2D": (_changed(S2D, "S2D, random", start="random"), S2D),
+}
+SAMPLED = _changed(S2D, "S2D, sampled softmax", num_samples=1000)
 PUBLISHED = (("split", "published"), ("selection", "published_code"))
 LAMBDAS = (1e-4, 1e-3, 1e-2, 1e-1)
 
@@ -77,6 +92,11 @@ EXPERIMENTS: dict[str, list[Cell]] = {
         *(_changed(DE, num_experts=value) for value in (5, 10, 20, 30)),
         *(_changed(RRD, lmbda_RRD=value) for value in LAMBDAS),
         *(_changed(RRD, K=value, L=value) for value in (10, 20, 30, 40, 50)),
+    ],
+    "controls": [TEACHER, *(cell for pair in CONTROLS.values() for cell in pair), SAMPLED],
+    "sizes": [
+        TEACHER,
+        *(replace(c, phi=p) for c in (STUDENT, DE_RRD, S2D, SVD) for p in SIZE_PHIS),
     ],
     # the runs whose learning curves the authors published, and DE-RRD and SVD beside them
     "curves": [
@@ -142,11 +162,16 @@ def has_factors(model: str) -> bool:
 def cells_of(experiment: str, model: str) -> list[Cell]:
     """Return an experiment's cells that a base model can have.
 
-    SVD needs inner products, and figure 6 users who have experts of their own.
+    SVD and a spectral start need a student of inner products, which S2D's always is; figure 6 needs
+    users who have experts of their own.
     """
     if has_factors(model):
         return EXPERIMENTS[experiment]
-    cells = [cell for cell in EXPERIMENTS[experiment] if cell.method != "SVD"]
+    cells = [
+        cell
+        for cell in EXPERIMENTS[experiment]
+        if cell.method != "SVD" and ("start", "spectral") not in cell.changes
+    ]
     return cells if experiment != "figure6" else []
 
 

@@ -1,4 +1,4 @@
-"""Lay our runs beside the DE-RRD paper's tables: Markdown, CSV, figures, and the README's results.
+"""Report our runs, beside the DE-RRD paper's tables: Markdown, CSV, figures, the README's results.
 
     python -m experiments.report table2     # prints it, and writes results/table2.md and .csv
     python -m experiments.report            # all of them, their figures, and the README's results
@@ -19,7 +19,7 @@ import tyro
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from experiments import figures
+from experiments import beyond, figures
 from experiments.claims import CLAIMS, FAILS, HOLDS, NOT_RUN, user_experts, user_groups
 from experiments.evidence import Evidence, Place
 from experiments.plan import (
@@ -27,6 +27,7 @@ from experiments.plan import (
     METHODS,
     PHIS,
     ROOT,
+    S2D,
     STUDENT,
     TEACHER,
     Cell,
@@ -54,6 +55,8 @@ TITLES = {
     "figure5": "Figure 5: gain by group of users",
     "figure6": "Figure 6: which expert is whose",
     "figure7": "Figure 7: lambdas, number of experts, K",
+    "controls": "What makes S2D good: start, loss, teacher",
+    "sizes": "Sizes of the student, S2D and others",
     "curves": "The authors' published split",
 }
 
@@ -315,6 +318,16 @@ def figure_of(evidence: Evidence, experiment: str, dataset: str, model: str) -> 
         if not any(len(points) > 1 for label, points in lines.items() if label != "Student"):
             return None
         return figures.size_curves(dict(lines), scores(TEACHER) or None)
+    if experiment == "sizes":
+        found = beyond.scores_by_size(evidence, dataset, model)
+        if not any(len(points) > 1 for points in found.values()):
+            return None
+        return figures.size_curves(found, scores(TEACHER) or None, size="d")
+    if experiment == "controls":
+        if not scores(S2D):
+            return None
+        times = beyond.scores_by_time(evidence, dataset, model)
+        return figures.time_map(times, scores(TEACHER) or None)
     if experiment == "figure7":
         panels = _panels(scores)
         return figures.setting_curves(panels) if panels else None
@@ -361,8 +374,12 @@ def report(evidence: Evidence, experiment: str) -> tuple[str, list[Row]]:
         every += rows
         tables = []
         if rows:
-            is_grid = experiment == "table5"
-            tables.append(lambda_table(rows) if is_grid else comparison_table(rows))
+            if experiment == "table5":
+                tables.append(lambda_table(rows))
+            elif experiment == "controls":
+                tables += [table(evidence, dataset, model) for table in beyond.TABLES]
+            else:
+                tables.append(comparison_table(rows))
         if rows and experiment in SHOWN:
             tables.append(f"All metrics, the paper's in brackets:\n\n{metrics_table(rows)}")
         if experiment == "table3":
@@ -421,6 +438,8 @@ def readme_results(evidence: Evidence) -> str:
     rows = rows_of(evidence, "curves", "CiteULike", "BPR")
     if rows:
         parts += ["### The authors' published split", comparison_table(rows, "their logs")]
+    parts += ["### Beyond the papers: S2D"]
+    parts += [table(evidence, "CiteULike", "BPR") for table in beyond.TABLES]
     parts += ["### What was run, and what not", coverage_table(evidence)]
     return "\n\n".join(parts)
 
@@ -429,7 +448,8 @@ def readme_results(evidence: Evidence) -> str:
 class Settings:
     """What to report."""
 
-    # table2, figure4, table3, table4, table5, figure5, figure6, figure7, curves, or all
+    # table2, figure4, table3, table4, table5, figure5, figure6, figure7, curves, controls, sizes,
+    # or all
     experiment: Annotated[str, tyro.conf.Positional] = "all"
 
 

@@ -39,8 +39,8 @@ from Utils.settings import launch
 class Settings:
     """Which runs, and how many at once."""
 
-    # table2, figure4, table3, table4, table5, figure5, figure6 or figure7 of the DE-RRD paper, or
-    # curves: the published learning curves
+    # table2, figure4, table3, table4, table5, figure5, figure6 or figure7 of the DE-RRD paper;
+    # curves: the published learning curves; controls or sizes: of our own S2D
     experiment: Annotated[str, tyro.conf.Positional]
     # data set
     dataset: Literal["CiteULike", "Foursquare", "synthetic"] = "CiteULike"

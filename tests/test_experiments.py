@@ -36,7 +36,7 @@ def test_table_2_has_the_papers_methods_and_sizes():
     methods = ["no_KD", "RD", "CD", "DE", "URRD", "DERRD"]
     assert folders("table2") == [
         "BPR-d200/no_KD/seed0",
-        *(f"BPR-d20/{method}/seed0" for method in [*methods, "SVD", "IRRRD"]),
+        *(f"BPR-d20/{method}/seed0" for method in [*methods, "SVD", "IRRRD", "S2D"]),
     ]
     assert folders("table2", "NeuMF", labels=["Teacher", "DE-RRD"], seeds=[3, 1]) == [
         "NeuMF-d250/no_KD/seed3",
@@ -470,7 +470,7 @@ def test_a_report_has_ours_beside_the_papers(logs):
     assert "*holds*" in text
     (head, *lines) = csv.reader(report.to_csv(rows).splitlines())
     assert tuple(head) == report.Row._fields
-    assert len(lines) == 9 * 9
+    assert len(lines) == 10 * 9
 
 
 def test_the_grid_of_lambdas_has_the_papers_values(tmp_path):

@@ -1,0 +1,106 @@
+"""What S2D, which is ours, gains and by what: its controls, the student's size, training time."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+import numpy as np
+
+from experiments.evidence import Comparison, Evidence, Place
+from experiments.plan import CONTROLS, DE_RRD, EXPERIMENTS, S2D, SAMPLED, TEACHER, Cell, planned
+from experiments.results import markdown_table
+
+Contrast = tuple[str, Cell, Cell]  # a question, and the cells whose difference answers it
+
+
+def contrasts() -> Iterator[Contrast]:
+    """Yield what the controls are compared for."""
+    for loss, (random, spectral) in CONTROLS.items():
+        yield f"the start: {loss}, spectral - random", spectral, random
+    for start in (0, 1):
+        cells = {loss: pair[start] for loss, pair in CONTROLS.items()}
+        where = f"{('random', 'spectral')[start]} start"
+        alone = cells["softmax, no teacher"]
+        yield f"the teacher: S2D - softmax without a teacher, {where}", cells["S2D"], alone
+        yield f"the teacher: RRD - BPR, {where}", cells["RRD"], cells["BPR"]
+        yield f"the loss, with a teacher: S2D - RRD, {where}", cells["S2D"], cells["RRD"]
+        yield f"the loss, with a teacher: S2D - DE-RRD, {where}", cells["S2D"], cells["DE-RRD"]
+        yield f"the loss, without: softmax - BPR, {where}", alone, cells["BPR"]
+    yield "all: S2D - DE-RRD as published", S2D, DE_RRD
+    yield "what is left: S2D - teacher", S2D, TEACHER
+    yield "a sampled softmax - the whole", SAMPLED, S2D
+
+
+def controls_table(evidence: Evidence, dataset: str, model: str) -> str:
+    """Return H@5 of each loss from either start, as Markdown."""
+    teacher = evidence.values(Place(dataset, model, TEACHER))
+    table = [["loss", "start", "runs", "H@5", "of the teacher's", "best epoch", "minutes"]]
+    cells = [
+        (loss, start, cell)
+        for loss, pair in CONTROLS.items()
+        for start, cell in zip(("random", "spectral"), pair, strict=True)
+    ]
+    for loss, start, cell in [*cells, ("S2D, sampled softmax", "spectral", SAMPLED)]:
+        runs = evidence.runs(Place(dataset, model, cell))
+        if not runs:
+            table.append([loss, start, "0", "not run", "", "", ""])
+            continue
+        values = [run["test"]["H@5"] for run in runs.values()]
+        spread = f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
+        seeds = runs.keys() & teacher.keys()
+        share = np.mean([runs[s]["test"]["H@5"] for s in seeds]) / np.mean(
+            [teacher[s] for s in seeds]
+        )
+        line = [loss, start, str(len(runs)), f"{np.mean(values):.4f}{spread}", f"{share:.1%}"]
+        line += [f"{np.mean([run['best_epoch'] for run in runs.values()]):.0f}"]
+        table.append([*line, f"{np.mean(minutes(runs)):.1f}"])
+    return markdown_table(table)
+
+
+def contrasts_table(evidence: Evidence, dataset: str, model: str) -> str:
+    """Return the answers that the runs give, as Markdown; what has no runs is left out."""
+    table = [["what makes the difference", "H@5", "splits", "p, splits", "p, users"]]
+    for question, one, other in contrasts():
+        found = evidence.compare(
+            [(1.0, Place(dataset, model, one)), (-1.0, Place(dataset, model, other))], "H@5"
+        )
+        if found:
+            table.append([question, *_numbers(found)])
+    return markdown_table(table)
+
+
+def _numbers(found: Comparison) -> list[str]:
+    ps = ["" if np.isnan(p) else f"{p:.2g}" for p in (found.p_splits, found.p_users)]
+    return [f"{found.difference:+.4f}", str(found.splits), *ps]
+
+
+def minutes(runs: dict[int, dict]) -> list[float]:
+    """Return how long each run trained and evaluated."""
+    return [(run["train_seconds"] + run["eval_seconds"]) / 60 for run in runs.values()]
+
+
+TABLES = (controls_table, contrasts_table)
+
+
+def scores_by_size(
+    evidence: Evidence, dataset: str, model: str
+) -> dict[str, dict[float, list[float]]]:
+    """Return method -> d -> H@5 over seeds."""
+    lines: dict[str, dict[float, list[float]]] = defaultdict(dict)
+    for cell in EXPERIMENTS["sizes"]:
+        found = evidence.values(Place(dataset, model, cell))
+        if found and cell != TEACHER:
+            dim = planned(cell, dataset, model, 0).settings.dim
+            lines[cell.label][dim] = list(found.values())
+    return dict(lines)
+
+
+def scores_by_time(
+    evidence: Evidence, dataset: str, model: str
+) -> dict[str, tuple[list[float], list[float]]]:
+    """Return method -> minutes and H@5 over seeds, for students of the same size."""
+    points = {}
+    for cell in EXPERIMENTS["table2"]:
+        runs = evidence.runs(Place(dataset, model, cell))
+        if runs and cell != TEACHER:
+            points[cell.label] = minutes(runs), [run["test"]["H@5"] for run in runs.values()]
+    return points
