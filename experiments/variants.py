@@ -264,11 +264,11 @@ class Row(NamedTuple):
     seconds: int
 
 
-def try_variant(name: str, data_dir: str) -> Row:
-    """Train one."""
+def try_variant(name: str, **common: object) -> Row:
+    """Train one, with ``common`` settings where it has none of its own."""
     change = VARIANTS[name]
     changes = change if isinstance(change, dict) else {}
-    args = resolve("S2D", main_S2D.Settings(data_dir=data_dir, threads=1, **changes))[0]
+    args = resolve("S2D", main_S2D.Settings(**common | changes))[0]
     device = use_device(args)
     split = load_split(args.dataset, args.split, args.seed, args.data_dir)
     student = build_model("BPR", split.num_users, split.num_items, args.dim, args.seed)
@@ -338,7 +338,7 @@ def main(args: Settings) -> None:
     for name in args.variants:
         require_known("variant", name, VARIANTS)
     for name in args.variants or [name for name in VARIANTS if name not in read_log()]:
-        row = try_variant(name, args.data_dir)
+        row = try_variant(name, data_dir=args.data_dir, threads=1)
         print(f"valid H@5 {row.valid_H5:.4f}  H@10 {row.valid_H10:.4f}  {name}", flush=True)
         write_log(read_log() | {name: row})
 
