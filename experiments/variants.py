@@ -3,8 +3,9 @@
     python -m experiments.variants                       # all that are not in the log yet
     python -m experiments.variants "tau from 8 to 2"     # one of them, again
 
-Each is the tuned S2D with one thing changed, on CiteULike with a BPR teacher, seed 0. The log is
-experiments/tuning/S2D-variants.csv. Test metrics are not looked at.
+Each is the tuned S2D with one thing changed, on CiteULike with a BPR teacher, seed 0, and stops
+after 10 epochs without improvement. The log is experiments/variants.csv. Test metrics are not
+looked at.
 """
 
 import csv
@@ -38,7 +39,7 @@ from Utils.selection import Selection
 from Utils.settings import launch, use_device
 from Utils.teacher import Teacher, load_teacher, top_lists
 
-LOG = Path(__file__).parent / "tuning/S2D-variants.csv"
+LOG = Path(__file__).with_suffix(".csv")
 
 
 @dataclass
@@ -281,7 +282,7 @@ def try_variant(name: str, **common: object) -> Row:
     if callable(change):
         change(state)
     sampler = UserSampler(split.num_users, args.batch_size, args.seed, device)
-    evaluator, selection = Evaluator(split, device), Selection("paper")
+    evaluator, selection = Evaluator(split, device), Selection("paper", args.patience)
     averaged, started, history = deepcopy(student), time.perf_counter(), []
     for epoch in range(args.max_epoch):
         state.before(epoch)
@@ -338,7 +339,7 @@ def main(args: Settings) -> None:
     for name in args.variants:
         require_known("variant", name, VARIANTS)
     for name in args.variants or [name for name in VARIANTS if name not in read_log()]:
-        row = try_variant(name, data_dir=args.data_dir, threads=1)
+        row = try_variant(name, data_dir=args.data_dir, threads=1, patience=10)
         print(f"valid H@5 {row.valid_H5:.4f}  H@10 {row.valid_H10:.4f}  {name}", flush=True)
         write_log(read_log() | {name: row})
 

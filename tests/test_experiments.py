@@ -17,10 +17,10 @@ import torch
 from conftest import ROOT
 from scipy.stats import ttest_rel
 
-from experiments import claims, plan, report, run
+from experiments import beyond, claims, plan, report, run
 from experiments.claims import FAILS, HOLDS, NOT_RUN
 from experiments.evidence import Evidence, Place
-from experiments.plan import DE, DE_RRD, EXPERIMENTS, RRD, STUDENT, TEACHER, Cell, planned
+from experiments.plan import CONTROLS, DE, DE_RRD, EXPERIMENTS, RRD, STUDENT, TEACHER, Cell, planned
 from Utils.errors import UserError
 from Utils.evaluation import metrics
 
@@ -256,6 +256,7 @@ def fake_run(logs: Path, place: Place, seed: int, ranks: np.ndarray) -> None:
     folder.mkdir(parents=True)
     test = metrics(torch.from_numpy(ranks))
     summary = {"seed": seed, "test": test, "best_epoch": 1, "split": f"seed{seed}"}
+    summary |= {"train_seconds": 60.0 * (seed + 1), "eval_seconds": 6.0}
     (folder / "summary.json").write_text(json.dumps(summary))
     settings = dataclasses.asdict(wanted.settings)
     (folder / "config.json").write_text(json.dumps({"settings": settings}))
@@ -506,3 +507,60 @@ def test_a_report_of_no_logs_is_refused_and_leaves_the_readme_alone(workdir):
         report.main(report.Settings())
     assert (ROOT / "README.md").read_bytes() == before
     assert not (workdir / "results").exists()
+
+
+# --- beyond the papers ---------------------------------------------------------------------------
+
+
+def test_controls_are_a_loss_and_a_start_and_nothing_else():
+    """Of each pair, the settings that decide what is trained differ in the start alone."""
+    for loss, pair in CONTROLS.items():
+        random, spectral = (
+            dataclasses.asdict(planned(c, "CiteULike", "BPR", 1).settings) for c in pair
+        )
+        assert spectral["start"] == "spectral"
+        if loss == "BPR":  # a start without a teacher has a script of its own
+            assert spectral["lmbda_RRD"] == 0
+            same = ("seed", "dim", "batch_size", "selection", "patience", "max_epoch")
+            assert [random[name] for name in same] == [spectral[name] for name in same]
+            continue
+        assert random.pop("start") == "random"
+        differing = {key for key, value in random.items() if spectral[key] != value}
+        assert differing <= {"name", "lr", "reg"}  # searched for each
+
+
+def test_controls_are_laid_beside_each_other(logs):
+    random, spectral = CONTROLS["RRD"]
+    for seed in range(2):
+        fake_run(logs, at(spectral), seed, draw(0.5, 100 + seed))
+    evidence = Evidence(logs)
+    lines = [line.split("|") for line in beyond.controls_table(evidence, *at(RRD)[:2]).splitlines()]
+    found = {(line[1].strip(), line[2].strip()): [c.strip() for c in line[3:-1]] for line in lines}
+    mine = list(evidence.values(at(spectral)).values())
+    teachers = [evidence.values(at(TEACHER))[seed] for seed in range(2)]
+    runs, score, share, epoch, time = found["RRD", "spectral"]
+    assert (runs, epoch, time) == ("2", "1", "1.6")
+    assert score == f"{np.mean(mine):.4f} ± {np.std(mine, ddof=1):.4f}"
+    assert share == f"{np.mean(mine) / np.mean(teachers):.1%}"
+    assert found["S2D", "spectral"][:2] == ["0", "not run"]
+    (line,) = (
+        line
+        for line in beyond.contrasts_table(evidence, *at(RRD)[:2]).splitlines()
+        if "the start: RRD" in line
+    )
+    difference = evidence.compare([(1.0, at(spectral)), (-1.0, at(random))], "H@5")
+    assert [cell.strip() for cell in line.split("|")[2:4]] == [f"{difference[0]:+.4f}", "2"]
+    assert "S2D" not in beyond.contrasts_table(evidence, *at(RRD)[:2])
+
+
+def test_sizes_and_times_are_those_of_the_runs(logs):
+    half = dataclasses.replace(STUDENT, phi=0.5)
+    fake_run(logs, at(half), 0, draw(0.4, 200))
+    evidence = Evidence(logs)
+    found = beyond.scores_by_size(evidence, "CiteULike", "BPR")
+    assert found.keys() == {"Student"}
+    assert found["Student"][20] == list(evidence.values(at(STUDENT)).values())
+    assert found["Student"][100] == list(evidence.values(at(half)).values())
+    times = beyond.scores_by_time(evidence, "CiteULike", "BPR")
+    assert times.keys() == {"Student", "DE", "RRD"}
+    assert times["DE"] == ([1.1, 2.1, 3.1], list(evidence.values(at(DE)).values()))

@@ -18,6 +18,7 @@ from experiments.figures import (
     selection_maps,
     setting_curves,
     size_curves,
+    time_map,
 )
 
 
@@ -117,6 +118,27 @@ def test_size_curves_are_means_with_standard_deviations():
 def test_size_curves_need_no_teacher():
     figure = size_curves({"DE": {0.1: [0.2]}}, None)
     assert legend_texts(figure) == ["DE"]
+
+
+def test_sizes_over_more_than_a_power_of_ten_stand_on_a_logarithmic_axis():
+    (axes,) = size_curves({"S2D": {10: [0.2], 20: [0.3], 200: [0.4]}}, None, size="d").axes
+    assert axes.get_xscale() == "log"
+    assert tick_labels(axes) == {10: "10", 20: "20", 200: "200"}
+    assert axes.get_xlabel() == "size of the student, d"
+    (axes,) = size_curves({"DE": {0.1: [0.2], 1.0: [0.3]}}, None).axes
+    assert axes.get_xscale() == "linear"
+
+
+def test_a_method_stands_at_its_minutes():
+    figure = time_map({"DE": ([30, 50], [0.4, 0.5]), "S2D": ([2], [0.6])}, teacher=[0.6, 0.8])
+    (axes,) = figure.axes
+    places = [each.lines[0].get_xydata()[0].tolist() for each in axes.containers]
+    assert places == [[40, pytest.approx(0.45)], [2, 0.6]]
+    assert [text.get_text() for text in axes.texts] == ["DE", "S2D"]
+    assert axes.get_xscale() == "log"
+    assert legend_texts(figure) == ["teacher"]
+    (teacher,) = (curve for curve in axes.lines if curve.get_label() == "teacher")
+    assert teacher.get_ydata()[0] == pytest.approx(0.7)
 
 
 def test_each_setting_has_a_panel_with_its_own_scale():

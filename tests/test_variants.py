@@ -6,7 +6,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import ROOT
 
 import main_S2D
 from experiments import variants
@@ -53,7 +52,7 @@ def test_the_learning_rate_falls_to_a_tenth():
 
 
 def test_the_log_is_of_these_variants_and_the_best_stands_first():
-    with open(ROOT / "experiments/tuning/S2D-variants.csv") as file:
+    with open(variants.LOG) as file:
         rows = list(csv.DictReader(file))
     assert {row["variant"] for row in rows} <= variants.VARIANTS.keys()
     scores = [float(row["valid_H5"]) for row in rows]
