@@ -88,13 +88,23 @@ def test_the_sampled_normaliser_is_right_in_expectation(student, teacher):
     distiller.begin_epoch(0)
     p, q = (factor.detach() / 2 for factor in student.factors())
     known = distiller.top[USERS]
-    estimates = torch.stack(
-        [distiller._log_rest(p[USERS], q, known).exp() for _ in range(2000)]
-    ).double()
+    draws = [distiller._sampled_others(p[USERS], q, known) for _ in range(2000)]
+    estimates = torch.stack([scores.exp().sum(dim=1) for scores in draws]).double()
     exponentials = (p[USERS] @ q.T).double().exp().scatter(1, known.long(), 0)
     error = estimates.std(dim=0) / math.sqrt(len(estimates))
     assert ((estimates.mean(dim=0) - exponentials.sum(dim=1)).abs() < 4 * error).all()
     assert (error < 0.02 * exponentials.sum(dim=1)).all()
+
+
+def test_a_sample_of_known_items_alone_is_no_trouble(student, teacher, split):
+    distiller = S2D(student, teacher, split.num_items - 200, TAU, num_samples=1)
+    distiller.begin_epoch(0)
+    for _ in range(20):
+        loss = sum(distiller.losses(USERS))
+        assert loss.isfinite()
+        assert all(
+            g.to_dense().isfinite().all() for g in torch.autograd.grad(loss, student.factors())
+        )
 
 
 # --- the start -----------------------------------------------------------------------------------

@@ -77,17 +77,20 @@ class S2D(nn.Module):
         scores = self.score(users, known)
         soft, hard = scores.split([self.top.shape[1], len(place)], dim=1)
         if self.num_samples:
-            exact = torch.cat([soft, hard.masked_fill(~real, -torch.inf)], dim=1)
-            rest = self._log_rest(all_users[users], all_items, known)
-            log_z = torch.logaddexp(exact.logsumexp(dim=1), rest)
+            others = self._sampled_others(all_users[users], all_items, known)
+            each = [soft, hard.masked_fill(~real, -torch.inf), others]
+            log_z = torch.cat(each, dim=1).logsumexp(dim=1)
         else:
             log_z = _LogNormalizer.apply(all_users[users], all_items)
         hard = log_z - (hard * real / counts).sum(dim=1)
         soft = log_z - (soft * self.targets[users]).sum(dim=1)
         return hard.sum(), soft.sum()
 
-    def _log_rest(self, rows: Tensor, table: Tensor, known: Tensor) -> Tensor:
-        """Return an estimate of ``log sum_i exp(rows . table_i)`` over other items: ``(B,)``."""
+    def _sampled_others(self, rows: Tensor, table: Tensor, known: Tensor) -> Tensor:
+        """Return scores of drawn items, each with the log of how many it stands for: ``(B, S)``.
+
+        That of an item in ``known``, ``(B, n)``, is ``-inf``.
+        """
         num_items = len(table)
         order = torch.randperm(num_items, generator=self.draws, device=rows.device)
         drawn = order[: self.num_samples]
@@ -95,15 +98,15 @@ class S2D(nn.Module):
         place[drawn] = torch.arange(len(drawn), device=rows.device)
         is_known = torch.zeros(len(rows), len(drawn) + 1, dtype=torch.bool, device=rows.device)
         is_known.scatter_(1, place[known], True)
-        scores = (rows @ table[drawn].T).masked_fill(is_known[:, :-1], -torch.inf)
-        return scores.logsumexp(dim=1) + log(num_items / len(drawn))
+        scores = rows @ table[drawn].T + log(num_items / len(drawn))
+        return scores.masked_fill(is_known[:, :-1], -torch.inf)
 
 
 class _LogNormalizer(torch.autograd.Function):
     """``log sum_i exp(rows . table_i)``, ``(B, d)``, ``(I, d)`` -> ``(B,)``, and its gradients.
 
     A block of items at a time, so that its scores stay in the cache from their product to their
-    exponential, and back: twice as fast as one product with all items.
+    exponential, and their exponentials are kept for the gradients.
     """
 
     @staticmethod
