@@ -63,12 +63,13 @@ FULL, INTERESTING = (
     )
 )
 # loss -> its cell from a random start and from a spectral one; the first two have no teacher in
-# the loss. BPR from a spectral start is RRD without weight.
+# the loss. BPR from a spectral start is RRD without weight. What was searched for each is said in
+# the README.
 CONTROLS = {
     "BPR": (STUDENT, _changed(RRD, "BPR, spectral", start="spectral", lmbda_RRD=0.0, K=1, L=1)),
     "softmax, no teacher": (
-        _changed(S2D, "softmax, no teacher, random", start="random", w=1.0),
-        _changed(S2D, "softmax, no teacher, spectral", w=1.0),
+        _changed(S2D, "softmax, no teacher, random", start="random", w=1.0, reg=0.01),
+        _changed(S2D, "softmax, no teacher, spectral", w=1.0, reg=0.01),
     ),
     "RRD": (RRD, _changed(RRD, "RRD, spectral", start="spectral")),
     "DE-RRD": (DE_RRD, _changed(DE_RRD, "DE-RRD, spectral", start="spectral")),
