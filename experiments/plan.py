@@ -69,7 +69,7 @@ CONTROLS = {
     "BPR": (STUDENT, _changed(RRD, "BPR, spectral", start="spectral", lmbda_RRD=0.0, K=1, L=1)),
     "softmax, no teacher": (
         _changed(S2D, "softmax, no teacher, random", start="random", w=1.0, reg=0.01),
-        _changed(S2D, "softmax, no teacher, spectral", w=1.0, reg=0.01),
+        _changed(S2D, "softmax, no teacher, spectral", w=1.0, reg=0.001),
     ),
     "RRD": (RRD, _changed(RRD, "RRD, spectral", start="spectral")),
     "DE-RRD": (DE_RRD, _changed(DE_RRD, "DE-RRD, spectral", start="spectral")),
