@@ -6,7 +6,18 @@ from collections.abc import Iterator
 import numpy as np
 
 from experiments.evidence import Comparison, Evidence, Place
-from experiments.plan import CONTROLS, DE_RRD, EXPERIMENTS, S2D, SAMPLED, TEACHER, Cell, planned
+from experiments.plan import (
+    CONTROLS,
+    DE_RRD,
+    EXPERIMENTS,
+    IR_RRD,
+    METHODS,
+    S2D,
+    SAMPLED,
+    TEACHER,
+    Cell,
+    planned,
+)
 from experiments.results import markdown_table
 
 Contrast = tuple[str, Cell, Cell]  # a question, and the cells whose difference answers it
@@ -26,6 +37,7 @@ def contrasts() -> Iterator[Contrast]:
         yield f"the loss, with a teacher: S2D - DE-RRD, {where}", cells["S2D"], cells["DE-RRD"]
         yield f"the loss, without: softmax - BPR, {where}", alone, cells["BPR"]
     yield "all: S2D - DE-RRD as published", S2D, DE_RRD
+    yield "all: S2D - IR-RRD as published", S2D, IR_RRD
     yield "what is left: S2D - teacher", S2D, TEACHER
     yield "a sampled softmax - the whole", SAMPLED, S2D
 
@@ -94,13 +106,19 @@ def scores_by_size(
     return dict(lines)
 
 
-def scores_by_time(
+def shares_by_time(
     evidence: Evidence, dataset: str, model: str
 ) -> dict[str, tuple[list[float], list[float]]]:
-    """Return method -> minutes and H@5 over seeds, for students of the same size."""
+    """Return method -> minutes, and H@5 as a share of the teacher's on the same split, by run.
+
+    Methods were not all run on the same splits, and splits differ by more than methods do.
+    """
+    teacher = evidence.values(Place(dataset, model, TEACHER))
     points = {}
-    for cell in EXPERIMENTS["table2"]:
+    for cell in METHODS:
         runs = evidence.runs(Place(dataset, model, cell))
-        if runs and cell != TEACHER:
-            points[cell.label] = minutes(runs), [run["test"]["H@5"] for run in runs.values()]
+        runs = {seed: run for seed, run in runs.items() if seed in teacher}
+        if runs:
+            shares = [run["test"]["H@5"] / teacher[seed] for seed, run in runs.items()]
+            points[cell.label] = minutes(runs), shares
     return points

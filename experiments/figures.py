@@ -97,27 +97,27 @@ def size_curves(
     return figure
 
 
-def time_map(
-    points: dict[str, tuple[list[float], list[float]]],
-    teacher: list[float] | None,
-    metric: str = "H@5",
-) -> Figure:
+def time_map(points: dict[str, tuple[list[float], list[float]]], metric: str = "H@5") -> Figure:
     """Draw a test metric against the minutes that training took, a point for each method.
 
-    ``points``: method -> minutes and scores over seeds. Points are means, bars are those of
-    ``size_curves``; ``teacher``: the teacher's scores over seeds.
+    ``points``: method -> minutes, and the metric as a share of the teacher's, over seeds. Points
+    are means, bars are those of ``size_curves``.
     """
     figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
-    for i, (label, (minutes, scores)) in enumerate(points.items()):
-        spread = np.std(scores, ddof=1) if len(scores) > 1 else np.nan
-        place = float(np.mean(minutes)), float(np.mean(scores))
-        style = {"color": STYLES[i % len(STYLES)]["color"], "marker": MARKERS[i % len(MARKERS)]}
-        axes.errorbar(*place, spread, capsize=3, **style)
-        axes.annotate(label, place, xytext=(6, 5), textcoords="offset points")
-    _draw_teacher(axes, teacher)
+    for label, (minutes, shares) in points.items():
+        spread = np.std(shares, ddof=1) if len(shares) > 1 else np.nan
+        place = float(np.mean(minutes)), float(np.mean(shares))
+        axes.errorbar(*place, spread, fmt="o", color="#0072B2", capsize=3)
+        runs = f"{label} ({len(shares)})"
+        axes.annotate(runs, place, xytext=(6, 5), textcoords="offset points")
+    axes.axhline(1, color="0.3", linestyle=":", label="teacher")
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.set(xlabel="minutes of training, one thread", ylabel=f"test {metric}")
+    axes.yaxis.set_major_formatter("{x:.0%}")
+    axes.set(
+        xlabel="minutes of training, one thread (in brackets: runs)",
+        ylabel=f"test {metric}, share of the teacher's",
+    )
     axes.margins(x=0.15)
     figure.legend(loc="outside lower right", frameon=False)
     _tidy(axes)

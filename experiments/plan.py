@@ -34,11 +34,11 @@ class Cell:
 
 TEACHER, STUDENT = Cell("Teacher", "no_KD", phi=1.0), Cell("Student", "no_KD")
 DE, RRD, DE_RRD = Cell("DE", "DE"), Cell("RRD", "URRD"), Cell("DE-RRD", "DERRD")
-SVD, S2D = Cell("SVD", "SVD"), Cell("S2D", "S2D")
+SVD, IR_RRD, S2D = Cell("SVD", "SVD"), Cell("IR-RRD", "IRRRD"), Cell("S2D", "S2D")
 # as in the paper's table 2; IR-RRD is of a later paper, SVD and S2D are ours
 METHODS = [
     *(STUDENT, Cell("RD", "RD"), Cell("CD", "CD"), DE, RRD, DE_RRD),
-    *(SVD, Cell("IR-RRD", "IRRRD"), S2D),
+    *(SVD, IR_RRD, S2D),
 ]
 
 

@@ -320,14 +320,12 @@ def figure_of(evidence: Evidence, experiment: str, dataset: str, model: str) -> 
         return figures.size_curves(dict(lines), scores(TEACHER) or None)
     if experiment == "sizes":
         found = beyond.scores_by_size(evidence, dataset, model)
-        if not any(len(points) > 1 for points in found.values()):
+        if len(found.get(S2D.label, {})) < 2:
             return None
         return figures.size_curves(found, scores(TEACHER) or None, size="d")
     if experiment == "controls":
-        if not scores(S2D):
-            return None
-        times = beyond.scores_by_time(evidence, dataset, model)
-        return figures.time_map(times, scores(TEACHER) or None)
+        times = beyond.shares_by_time(evidence, dataset, model)
+        return figures.time_map(times) if S2D.label in times else None
     if experiment == "figure7":
         panels = _panels(scores)
         return figures.setting_curves(panels) if panels else None

@@ -561,6 +561,8 @@ def test_sizes_and_times_are_those_of_the_runs(logs):
     assert found.keys() == {"Student"}
     assert found["Student"][20] == list(evidence.values(at(STUDENT)).values())
     assert found["Student"][100] == list(evidence.values(at(half)).values())
-    times = beyond.scores_by_time(evidence, "CiteULike", "BPR")
+    times = beyond.shares_by_time(evidence, "CiteULike", "BPR")
     assert times.keys() == {"Student", "DE", "RRD"}
-    assert times["DE"] == ([1.1, 2.1, 3.1], list(evidence.values(at(DE)).values()))
+    teachers = evidence.values(at(TEACHER))
+    shares = [value / teachers[seed] for seed, value in evidence.values(at(DE)).items()]
+    assert times["DE"] == ([1.1, 2.1, 3.1], shares)
