@@ -12,6 +12,7 @@ from experiments.plan import (
     EXPERIMENTS,
     IR_RRD,
     METHODS,
+    RRD,
     S2D,
     SAMPLED,
     TEACHER,
@@ -36,6 +37,9 @@ def contrasts() -> Iterator[Contrast]:
         yield f"the loss, with a teacher: S2D - RRD, {where}", cells["S2D"], cells["RRD"]
         yield f"the loss, with a teacher: S2D - DE-RRD, {where}", cells["S2D"], cells["DE-RRD"]
         yield f"the loss, without: softmax - BPR, {where}", alone, cells["BPR"]
+    start_alone = CONTROLS["BPR"][1]
+    yield "a start in place of a loss: BPR, spectral - RRD, random", start_alone, RRD
+    yield "a start in place of a loss: BPR, spectral - DE-RRD, random", start_alone, DE_RRD
     yield "all: S2D - DE-RRD as published", S2D, DE_RRD
     yield "all: S2D - IR-RRD as published", S2D, IR_RRD
     yield "what is left: S2D - teacher", S2D, TEACHER
