@@ -1,5 +1,6 @@
 """S2D: its losses against slow loops, its sampled softmax, its start."""
 
+import dataclasses
 import json
 import math
 
@@ -51,6 +52,26 @@ def test_losses_and_gradients_are_those_of_a_slow_loop(
     )
     for mine, slow in zip(of_found, of_expected, strict=True):
         torch.testing.assert_close(mine.to_dense(), slow, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("num_samples", [0, 50])
+def test_a_user_without_training_items_has_no_hard_loss(num_samples, student, teacher, split):
+    last = split.num_users - 1
+    kept = split.train_users != last
+    columns = {"train_users": split.train_users[kept], "train_items": split.train_items[kept]}
+    teacher.split = dataclasses.replace(split, **columns)
+    distiller = S2D(student, teacher, K, TAU, num_samples)
+    distiller.begin_epoch(0)
+    hard, soft = distiller.losses(torch.tensor([last]))
+    assert hard == 0
+    assert soft > 0
+    gradients = torch.autograd.grad(hard + soft, student.factors())
+    assert all(gradient.to_dense().isfinite().all() for gradient in gradients)
+    expected = [
+        S2D(student, teacher, K, TAU).losses(torch.tensor([u]))[0].item() for u in (3, last)
+    ]
+    both = S2D(student, teacher, K, TAU).losses(torch.tensor([3, last]))[0]
+    assert both.item() == pytest.approx(sum(expected))
 
 
 def test_the_normaliser_is_right_for_scores_far_apart():

@@ -19,7 +19,7 @@ class S2D(nn.Module):
 
     With p a user's softmax over all items, the soft loss is the cross-entropy of p with
     ``softmax(t / tau)`` over the teacher's first K outside the training set, t its scores, and the
-    hard loss is the mean of ``-log p`` over the user's training items.
+    hard loss is the mean of ``-log p`` over the user's training items, 0 if there are none.
 
     Parameters
     ----------
@@ -71,8 +71,9 @@ class S2D(nn.Module):
         all_users, all_items = self.factors()
         counts = self.counts[users].unsqueeze(1)
         place = torch.arange(int(counts.max()), device=users.device)
-        real = place < counts  # (B, longest); a user's first item fills up the rows of others
-        mine = self.items[self.starts[users].unsqueeze(1) + place * real]
+        real = place < counts  # (B, longest); a user's first item fills up the row
+        index = self.starts[users].unsqueeze(1) + place * real
+        mine = self.items[index.clamp_max_(len(self.items) - 1)]  # the last user may have none
         known = torch.cat([self.top[users], mine], dim=1)
         scores = self.score(users, known)
         soft, hard = scores.split([self.top.shape[1], len(place)], dim=1)
@@ -82,7 +83,7 @@ class S2D(nn.Module):
             log_z = torch.cat(each, dim=1).logsumexp(dim=1)
         else:
             log_z = _LogNormalizer.apply(all_users[users], all_items)
-        hard = log_z - (hard * real / counts).sum(dim=1)
+        hard = log_z * (counts > 0).squeeze(1) - (hard * real / counts.clamp_min(1)).sum(dim=1)
         soft = log_z - (soft * self.targets[users]).sum(dim=1)
         return hard.sum(), soft.sum()
 
