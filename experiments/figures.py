@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
 
 # Okabe and Ito's colours; line styles tell the curves apart without them.
 STYLES = [
@@ -113,7 +113,7 @@ def time_map(points: dict[str, tuple[list[float], list[float]]], metric: str = "
     axes.axhline(1, color="0.3", linestyle=":", label="teacher")
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_major_formatter("{x:.0%}")
+    axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
     axes.set(
         xlabel="minutes of training, one thread (in brackets: runs)",
         ylabel=f"test {metric}, share of the teacher's",
