@@ -319,10 +319,10 @@ def figure_of(evidence: Evidence, experiment: str, dataset: str, model: str) -> 
             return None
         return figures.size_curves(dict(lines), scores(TEACHER) or None)
     if experiment == "sizes":
-        found = beyond.scores_by_size(evidence, dataset, model)
+        found = beyond.shares_by_size(evidence, dataset, model)
         if len(found.get(S2D.label, {})) < 2:
             return None
-        return figures.size_curves(found, scores(TEACHER) or None, size="d")
+        return figures.size_curves(found, [1.0], "H@5, share of the teacher's", "d")
     if experiment == "controls":
         times = beyond.shares_by_time(evidence, dataset, model)
         return figures.time_map(times) if S2D.label in times else None

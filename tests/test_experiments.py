@@ -557,12 +557,14 @@ def test_sizes_and_times_are_those_of_the_runs(logs):
     half = dataclasses.replace(STUDENT, phi=0.5)
     fake_run(logs, at(half), 0, draw(0.4, 200))
     evidence = Evidence(logs)
-    found = beyond.scores_by_size(evidence, "CiteULike", "BPR")
+    found = beyond.shares_by_size(evidence, "CiteULike", "BPR")
+    teachers = evidence.values(at(TEACHER))
     assert found.keys() == {"Student"}
-    assert found["Student"][20] == list(evidence.values(at(STUDENT)).values())
-    assert found["Student"][100] == list(evidence.values(at(half)).values())
+    for dim, cell in ((20, STUDENT), (100, half)):
+        scores = evidence.values(at(cell))
+        shares = [scores[seed] / teachers[seed] for seed in scores]
+        assert found["Student"][dim] == pytest.approx(shares)
     times = beyond.shares_by_time(evidence, "CiteULike", "BPR")
     assert times.keys() == {"Student", "DE", "RRD"}
-    teachers = evidence.values(at(TEACHER))
     shares = [value / teachers[seed] for seed, value in evidence.values(at(DE)).items()]
     assert times["DE"] == ([1.1, 2.1, 3.1], shares)
