@@ -20,7 +20,6 @@ from Models.distillers import S2D
 from Models.low_rank import spectral_start
 from Utils.data_utils import load_split
 from Utils.dataset import UserSampler
-from Utils.errors import UserError
 from Utils.run import Run, is_finished
 from Utils.settings import RunSettings, launch, use_device
 from Utils.teacher import load_teacher
@@ -31,7 +30,8 @@ from Utils.teacher import load_teacher
 class Settings(RunSettings):
     """The hyperparameters; None is the tuned value, of a row in experiments/settings.csv."""
 
-    from_zero: ClassVar[tuple[str, ...]] = (*RunSettings.from_zero, "w", "num_samples")
+    from_zero: ClassVar[tuple[str, ...]] = (*RunSettings.from_zero, "num_samples")
+    shares: ClassVar[tuple[str, ...]] = ("w",)
 
     # data set; synthetic is built in
     dataset: Literal["CiteULike", "Foursquare", "synthetic"] = "CiteULike"
@@ -69,12 +69,6 @@ class Settings(RunSettings):
     selection: Literal["paper", "published_code"] = "paper"
     # epochs without improvement before training stops; None: 30 for paper, 20 for published_code
     patience: int | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse a share above 1, too."""
-        super().__post_init__()
-        if self.w is not None and self.w > 1:
-            raise UserError(f"--w {self.w} is out of range; it is a share, from 0 to 1")
 
 
 # ---------------------------------------------------------------------------------------------

@@ -21,9 +21,11 @@ from Utils.errors import UserError
 class RunSettings:
     """Where and how a script runs. What is learned is set in the script's own block."""
 
-    # Numbers are above 0, weights lmbda_* and those named here at least 0, and some of any sign.
+    # Numbers are above 0, weights lmbda_* and those named here at least 0, some of any sign, and
+    # shares from 0 to 1.
     from_zero: ClassVar[tuple[str, ...]] = ("reg", "seed", "threads")
     any_sign: ClassVar[tuple[str, ...]] = ()
+    shares: ClassVar[tuple[str, ...]] = ()
 
     # folder of the data sets; the environment variable RECDISTILL_DATA replaces this default
     data_dir: str = field(default_factory=lambda: os.environ.get("RECDISTILL_DATA", "datasets"))
@@ -44,10 +46,12 @@ class RunSettings:
             name, value = field_.name, getattr(self, field_.name)
             if isinstance(value, bool) or not isinstance(value, int | float):
                 continue
-            from_zero = name in self.from_zero or name.startswith("lmbda")
+            is_share = name in self.shares
+            from_zero = name in self.from_zero or name.startswith("lmbda") or is_share
             in_range = value > 0 or (value == 0 and from_zero) or name in self.any_sign
-            if not (isfinite(value) and in_range):
+            if not (isfinite(value) and in_range) or (is_share and value > 1):
                 wanted = "0 or more" if from_zero else "a number above 0"
+                wanted = "a share, from 0 to 1" if is_share else wanted
                 wanted = "a finite number" if name in self.any_sign else wanted
                 raise UserError(f"--{name} {value} is out of range; use {wanted}")
         if self.resume and self.overwrite:

@@ -189,5 +189,5 @@ def test_the_teacher_may_be_of_another_base_model(workdir, neumf_path, split):
 
 
 def test_a_share_above_1_is_refused():
-    with pytest.raises(UserError, match=r"^--w 1.5 is out of range; it is a share, from 0 to 1"):
+    with pytest.raises(UserError, match=r"^--w 1.5 is out of range; use a share, from 0 to 1"):
         main_S2D.Settings(w=1.5)
