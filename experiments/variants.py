@@ -57,17 +57,13 @@ class State:
     extra: Callable[[Tensor], Tensor | float] = lambda _: 0.0
 
 
-def retarget(state: State, top: Tensor, targets: Tensor) -> None:
-    """Learn other items than the teacher's first K, or in other shares: ``(num_users, K)`` each."""
-    state.distiller.top, state.distiller.targets = top.int(), targets
-
-
-def scores_of(state: State, factors: tuple[Tensor, Tensor], top: Tensor) -> Tensor:
-    """Return the scores that factors give to lists of items: ``(num_users, K)``."""
-    users = torch.arange(len(top)).split(1024)
-    return torch.cat(
-        [torch.einsum("bd,bkd->bk", factors[0][u], factors[1][top[u].long()]) for u in users]
-    )
+@torch.no_grad()
+def learn_from(state: State, model: Recommender) -> None:
+    """Learn another model's first K in place of the teacher's."""
+    top = top_lists(model, state.split, "items", state.args.K)
+    scores = model.score(torch.arange(len(top)), top)
+    state.distiller.top = top
+    state.distiller.targets = (scores / state.args.tau).softmax(dim=1)
 
 
 # --- the variants --------------------------------------------------------------------------------
@@ -75,8 +71,8 @@ def scores_of(state: State, factors: tuple[Tensor, Tensor], top: Tensor) -> Tens
 
 def temperature_falls(state: State) -> None:
     """From 8 to 2 in 50 epochs."""
-    factors = state.teacher.model.factors()
-    scores = scores_of(state, factors, state.distiller.top)
+    top = state.distiller.top
+    scores = state.teacher.score(torch.arange(len(top)), top)
 
     def before(epoch: int) -> None:
         tau = 8 * (2 / 8) ** min(epoch / 50, 1)
@@ -146,9 +142,7 @@ def popularity(weight: float) -> Callable[[State], None]:
             mixed.user.weight.copy_(torch.cat([users, torch.ones(len(users), 1)], dim=1))
             bias = weight * (counts + 1.0).log().unsqueeze(1)
             mixed.item.weight.copy_(torch.cat([items, bias], dim=1))
-        top = top_lists(mixed, state.split, "items", state.args.K)
-        scores = scores_of(state, mixed.factors(), top)
-        retarget(state, top, (scores / state.args.tau).softmax(dim=1).detach())
+        learn_from(state, mixed)
 
     return change
 
@@ -199,9 +193,7 @@ def two_teachers(state: State) -> None:
             both.factors(), zip((users, items), other, strict=True), strict=True
         ):
             mine.copy_(torch.cat(parts, dim=1) / 2**0.5)
-    top = top_lists(both, state.split, "items", state.args.K)
-    scores = scores_of(state, both.factors(), top)
-    retarget(state, top, (scores / state.args.tau).softmax(dim=1).detach())
+    learn_from(state, both)
     metrics = Evaluator(state.split, "cpu").evaluate(both)[0]
     print(f"two teachers: valid H@5 {metrics['valid_H@5']:.4f}")
 

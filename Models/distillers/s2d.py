@@ -5,7 +5,6 @@ from math import log
 import torch
 from torch import Tensor, nn
 
-from Models.distillers.sampling import CHUNK
 from Models.low_rank import require_factors
 from Models.recommender import Recommender
 from Utils.seeding import torch_generator
@@ -51,9 +50,7 @@ class S2D(nn.Module):
         self.num_samples, self.seed = num_samples, seed
         self.top = teacher.top_items(K)
         users = torch.arange(student.num_users, device=self.top.device)
-        chunks = zip(users.split(CHUNK), self.top.split(CHUNK), strict=True)
-        scores = torch.cat([teacher.score(*chunk) for chunk in chunks])
-        self.targets = (scores / tau).softmax(dim=1)  # (num_users, K)
+        self.targets = (teacher.score(users, self.top) / tau).softmax(dim=1)  # (num_users, K)
         users, items = (
             torch.from_numpy(ids).to(self.top.device)
             for ids in (teacher.split.train_users, teacher.split.train_items)
