@@ -5,10 +5,12 @@
     python -m experiments.tune DE --grid lmbda_DE=0.1,0.01 --fixed max_epoch=60 --fill
 
 Runs several at once, with one thread each. What is done is written to experiments/tuning/ after
-each run, and is not done again; Ctrl-C, and the same command goes on. With --fill, the best of all
-runs in that file becomes the row of experiments/settings.csv. Test metrics are not looked at.
+each run, and is not done again, nor is what logs/ holds; Ctrl-C, and the same command goes on.
+With --fill, the best of all runs in that file becomes the row of experiments/settings.csv. Test
+metrics are not looked at.
 """
 
+import contextlib
 import csv
 import os
 import subprocess
@@ -25,10 +27,12 @@ import tyro
 from tqdm import tqdm
 
 from experiments.plan import ROOT, load_script
+from experiments.results import read_runs
 from experiments.settings import TABLE, Row, parse, read_table, resolve, write_table
 from Utils.data_utils import load_split
 from Utils.errors import UserError, require_known
 from Utils.files import read_json, write_whole
+from Utils.run import refuse_other_settings
 from Utils.seeding import numpy_generator
 from Utils.settings import launch
 from Utils.teacher import own_teacher
@@ -100,8 +104,9 @@ def read_trials(path: Path) -> list[Trial]:
     return [Trial(row[0], float(row[1]), *map(int, row[2:])) for row in rows]
 
 
-def write_trials(path: Path, trials: list[Trial]) -> None:
-    """Write the runs, the best on the validation set first."""
+def add_trials(path: Path, *trials: Trial) -> None:
+    """Write runs to those that the file holds now, the best on the validation set first."""
+    trials = (*read_trials(path), *trials)
     path.parent.mkdir(parents=True, exist_ok=True)
     with write_whole(path) as file:
         text = TextIOWrapper(file, write_through=True)
@@ -130,15 +135,28 @@ def run_trial(settings: str, command: list[str], folder: Path) -> Trial:
     done = subprocess.run([*command, *flags], cwd=folder, capture_output=True, text=True)
     summary = next(folder.glob("logs/**/summary.json"), None)
     if summary:
-        kept = read_json(summary)
-        seconds = kept["train_seconds"] + kept["eval_seconds"]
-        return Trial(
-            settings, kept["valid"]["H@5"], kept["best_epoch"], kept["epochs"], round(seconds)
-        )
+        return _trial(settings, read_json(summary))
     said = (done.stderr.strip().splitlines() or ["no message"])[-1]
     if "try a smaller --lr" in said:
         return Trial(settings, nan, -1, 0, 0)
     raise UserError(f"{settings}: {said}")
+
+
+def _trial(settings: str, summary: dict[str, Any]) -> Trial:
+    seconds = round(summary["train_seconds"] + summary["eval_seconds"])
+    valid_H5 = summary["valid"]["H@5"]
+    return Trial(settings, valid_H5, summary["best_epoch"], summary["epochs"], seconds)
+
+
+def kept_trial(args: Settings, point: str) -> Trial | None:
+    """Return the run of a point if ``logs/`` holds it, finished."""
+    settings = script_settings(args, point)
+    for run in read_runs(Path("logs", settings.dataset, f"{settings.model}-d{settings.dim}")):
+        if run["method"] == args.method:
+            with contextlib.suppress(UserError):
+                refuse_other_settings(run["folder"], settings)
+                return _trial(point, run)
+    return None
 
 
 def script_settings(args: Settings, point: str) -> Any:
@@ -162,8 +180,8 @@ def complete(args: Settings, point: str) -> str:
     return " ".join(f"{name}={value}" for name, value in values.items() if value is not None)
 
 
-def search(args: Settings, todo: list[str], done: list[Trial], log: Path) -> list[UserError]:
-    """Run what is to do, several at once; add the runs to ``done`` and return what failed."""
+def search(args: Settings, todo: list[str], log: Path) -> list[UserError]:
+    """Run what is to do, several at once; add the runs to ``log`` and return what failed."""
     first = script_settings(args, todo[0])
     command = [sys.executable, str(ROOT / f"main_{args.method}.py"), "--threads=1"]
     command += [f"--dataset={args.dataset}", f"--model={args.model}", f"--dim={first.dim}"]
@@ -184,9 +202,9 @@ def search(args: Settings, todo: list[str], done: list[Trial], log: Path) -> lis
         try:
             for run in as_completed(runs):
                 try:
-                    done.append(run.result())
-                    write_trials(log, done)
-                    tqdm.write(f"valid H@5 {done[-1].valid_H5:.4f}  {done[-1].settings}")
+                    trial = run.result()
+                    add_trials(log, trial)
+                    tqdm.write(f"valid H@5 {trial.valid_H5:.4f}  {trial.settings}")
                 except UserError as error:
                     failures.append(error)
                     tqdm.write(f"failed: {error}")
@@ -220,10 +238,16 @@ def main(args: Settings) -> None:
     points = [complete(args, point) for point in combinations(args.grid, args.fixed, args.draws)]
     dim = script_settings(args, points[0]).dim
     log = LOGS / f"{args.dataset}-{args.model}-{args.method}-d{dim}.csv"
-    trials = read_trials(log)
-    todo = [point for point in points if point not in {trial.settings for trial in trials}]
+    done = {trial.settings for trial in read_trials(log)}
+    todo = [point for point in points if point not in done]
     print(f"{len(points) - len(todo)} of {len(points)} runs are in {log} already")
-    failures = search(args, todo, trials, log) if todo else []
+    kept = {point: trial for point in todo if (trial := kept_trial(args, point))}
+    if kept:
+        print(f"{len(kept)} more are in logs/")
+        add_trials(log, *kept.values())
+    todo = [point for point in todo if point not in kept]
+    failures = search(args, todo, log) if todo else []
+    trials = read_trials(log)
     row = best_row(args, dim, trials, log)
     print(f"best of {len(trials)}: {row.settings}")
     if args.fill:

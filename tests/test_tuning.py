@@ -13,7 +13,7 @@ import main_DERRD
 import main_no_KD
 from experiments import settings, tune
 from experiments.settings import Row, parse, read_table, with_defaults
-from experiments.tune import combinations, load_script, read_trials, run_trial
+from experiments.tune import Trial, combinations, load_script, read_trials, run_trial
 from Models import MODELS
 from Utils.errors import UserError
 
@@ -191,6 +191,32 @@ def test_a_search_trains_each_combination_once_and_fills_the_table(searched, cap
     assert "2 of 3 runs are in" in capfd.readouterr().out
     assert len(read_trials(log)) == 3
     assert len(settings.read_table()) == 3  # replaced
+
+
+def test_a_search_takes_what_logs_holds_and_keeps_what_another_search_adds(
+    searched, capfd, monkeypatch
+):
+    usual = {"dataset": "synthetic", "dim": 8, "max_epoch": 1}
+    main_no_KD.main(main_no_KD.Settings(**usual, lr=0.02, name="here"))
+    main_no_KD.main(main_no_KD.Settings(**usual, lr=0.03, seed=1))  # of another split
+    trained = []
+
+    def run_trial(point, command, folder):
+        trained.append(point)
+        tune.add_trials(log, Trial("of another search", 0.0, 0, 1, 1))
+        return Trial(point, 0.0, 0, 1, 1)
+
+    log = searched / "tuning_logs/synthetic-BPR-no_KD-d8.csv"
+    monkeypatch.setattr(tune, "run_trial", run_trial)
+    grid = ("lr=0.02,0.03",)
+    tune.main(tune.Settings("no_KD", grid, ("max_epoch=1",), dataset="synthetic", dim=8))
+    assert "1 more are in logs/" in capfd.readouterr().out
+    assert trained == ["lr=0.03 reg=0.001 batch_size=1024 max_epoch=1"]
+    kept, *others = read_trials(log)
+    assert kept.settings == "lr=0.02 reg=0.001 batch_size=1024 max_epoch=1"
+    summary = json.loads(next(searched.glob("logs/**/seed0/summary.json")).read_text())
+    assert kept.valid_H5 == summary["valid"]["H@5"]
+    assert {trial.settings for trial in others} == {*trained, "of another search"}
 
 
 def test_a_search_trains_the_teacher_first_and_survives_runs_that_fail(searched, capfd):
