@@ -129,6 +129,33 @@ def by_position(state: State) -> None:
     distiller.targets = shares.expand(distiller.top.shape).contiguous()
 
 
+def all_items(tau: float) -> Callable[[State], None]:
+    """Learn the shares of all items outside the training set, not those of the first K alone."""
+
+    def change(state: State) -> None:
+        distiller, first_K = state.distiller, state.distiller.losses
+        train_users = torch.from_numpy(state.split.train_users)
+        train_items = torch.from_numpy(state.split.train_items)
+        row_of = torch.empty(state.split.num_users, dtype=torch.int64)
+
+        def losses(users: Tensor) -> tuple[Tensor, Tensor]:
+            with torch.no_grad():
+                logits = state.teacher.model.score_all(users) / tau
+                row_of[users] = torch.arange(len(users))
+                known = torch.isin(train_users, users)
+                logits[row_of[train_users[known]], train_items[known]] = -torch.inf
+                shares = logits.softmax(dim=1)
+            hard, soft = first_K(users)  # soft is the normaliser less the scores' weighted sum
+            scores = distiller.score(users, distiller.top[users])
+            of_users, of_items = distiller.factors()
+            weighted = (of_users[users] * (shares @ of_items)).sum()
+            return hard, soft + (scores * distiller.targets[users]).sum() - weighted
+
+        distiller.losses = losses
+
+    return change
+
+
 def popularity(weight: float) -> Callable[[State], None]:
     """Add ``weight`` times the log of an item's number of users to the teacher's scores."""
 
@@ -223,6 +250,8 @@ VARIANTS: dict[str, Callable[[State], None] | dict[str, object]] = {
     "tau from 8 to 2": temperature_falls,
     "K = 100": {"K": 100},
     "K = 1000": {"K": 1000},
+    "K = all": all_items(4.0),
+    "K = all, tau = 1": all_items(1.0),
     "w = 0, the teacher alone": {"w": 0.0},
     "w = 0.15": {"w": 0.15},
     "w = 0.5": {"w": 0.5},

@@ -9,6 +9,7 @@ import torch
 
 import main_S2D
 from experiments import variants
+from Models.distillers import S2D
 from Utils.errors import UserError
 
 SMALL = {"dataset": "synthetic", "dim": 8, "max_epoch": 12, "lr": 0.05, "reg": 1e-5}
@@ -34,6 +35,22 @@ SLOW = ("S2D", "lr falls to a tenth")  # too slow to show in a few epochs: has i
 def test_a_variant_makes_a_difference(name, unchanged, teacher_path):
     found = variants.try_variant(name, **SMALL, teacher=str(teacher_path))
     assert found[1:4] != unchanged[1:4]
+
+
+def test_all_items_outside_the_training_set_are_learned(student, teacher, split):
+    distiller, users = S2D(student, teacher, 5, 4.0), torch.tensor([3, 500, 17])
+    hard = distiller.losses(users)[0]
+    state = SimpleNamespace(distiller=distiller, teacher=teacher, split=split)
+    variants.all_items(2.0)(state)
+    found = distiller.losses(users)
+    expected = 0
+    for user in users:
+        unseen = torch.ones(split.num_items, dtype=torch.bool)
+        unseen[split.train_items[split.train_users == user.item()]] = False
+        shares = (teacher.model.score_all(user.view(1))[0, unseen] / 2).softmax(dim=0)
+        expected -= shares @ student.score_all(user.view(1))[0].log_softmax(dim=0)[unseen]
+    assert found[0] == hard
+    torch.testing.assert_close(found[1], expected)
 
 
 def test_the_learning_rate_falls_to_a_tenth():
