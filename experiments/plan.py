@@ -71,7 +71,7 @@ CONTROLS = {
         _changed(S2D, "softmax, no teacher, random", start="random", w=1.0, reg=0.01),
         _changed(S2D, "softmax, no teacher, spectral", w=1.0, reg=0.001),
     ),
-    "RRD": (RRD, _changed(RRD, "RRD, spectral", start="spectral")),
+    "RRD": (RRD, _changed(RRD, "RRD, spectral", start="spectral", reg=1e-4)),
     "DE-RRD": (DE_RRD, _changed(DE_RRD, "DE-RRD, spectral", start="spectral")),
     "S2D": (_changed(S2D, "S2D, random", start="random"), S2D),
 }
