@@ -73,7 +73,7 @@ CONTROLS = {
     ),
     "RRD": (RRD, _changed(RRD, "RRD, spectral", start="spectral", reg=1e-4)),
     "DE-RRD": (DE_RRD, _changed(DE_RRD, "DE-RRD, spectral", start="spectral")),
-    "S2D": (_changed(S2D, "S2D, random", start="random"), S2D),
+    "S2D": (_changed(S2D, "S2D, random", start="random", reg=1e-4), S2D),
 }
 SAMPLED = _changed(S2D, "S2D, sampled softmax", num_samples=1000)
 PUBLISHED = (("split", "published"), ("selection", "published_code"))
