@@ -33,7 +33,8 @@ def contrasts() -> Iterator[Contrast]:
         where = f"{('random', 'spectral')[start]} start"
         alone = cells["softmax, no teacher"]
         yield f"the teacher: S2D - softmax without a teacher, {where}", cells["S2D"], alone
-        yield f"the teacher: RRD - BPR, {where}", cells["RRD"], cells["BPR"]
+        for loss in ("RRD", "DE-RRD"):
+            yield f"the teacher: {loss} - BPR, {where}", cells[loss], cells["BPR"]
         yield f"the loss, with a teacher: S2D - RRD, {where}", cells["S2D"], cells["RRD"]
         yield f"the loss, with a teacher: S2D - DE-RRD, {where}", cells["S2D"], cells["DE-RRD"]
         yield f"the loss, without: softmax - BPR, {where}", alone, cells["BPR"]
