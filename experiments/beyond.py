@@ -86,7 +86,10 @@ def contrasts_table(evidence: Evidence, dataset: str, model: str) -> str:
 
 
 def _numbers(found: Comparison) -> list[str]:
-    ps = ["" if np.isnan(p) else f"{p:.2g}" for p in (found.p_splits, found.p_users)]
+    ps = [
+        "" if np.isnan(p) else f"{p:.2g}" if p else "< 1e-300"
+        for p in (found.p_splits, found.p_users)
+    ]
     return [f"{found.difference:+.4f}", str(found.splits), *ps]
 
 
