@@ -110,5 +110,4 @@ def _keep_freed_memory() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt and platform.libc_ver()[0] == "glibc":
         mallopt(-1, 2**30)  # M_TRIM_THRESHOLD: so many bytes may stay
-        mallopt(-2, 2**28)  # M_TOP_PAD: the heap grows in such steps
-        mallopt(-4, 0)  # M_MMAP_MAX: and is where large tensors go, too
+        mallopt(-2, 2**28)  # M_TOP_PAD: and the heap grows in such steps
