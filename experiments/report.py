@@ -313,11 +313,11 @@ def figure_of(evidence: Evidence, experiment: str, dataset: str, model: str) -> 
         lines: dict[str, dict[float, list[float]]] = defaultdict(dict)
         for cell in METHODS[:6]:
             for phi in PHIS:
-                if found := scores(Cell(cell.label, cell.method, phi)):
-                    lines[cell.label][phi] = found
+                if found := beyond.shares(evidence, place(Cell(cell.label, cell.method, phi))):
+                    lines[cell.label][phi] = list(found.values())
         if not any(len(points) > 1 for label, points in lines.items() if label != "Student"):
             return None
-        return figures.size_curves(dict(lines), scores(TEACHER) or None)
+        return figures.size_curves(dict(lines), [1.0], "H@5, share of the teacher's")
     if experiment == "sizes":
         found = beyond.shares_by_size(evidence, dataset, model)
         if len(found.get(S2D.label, {})) < 2:
