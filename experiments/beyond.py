@@ -12,7 +12,6 @@ from experiments.plan import (
     EXPERIMENTS,
     IR_RRD,
     METHODS,
-    RRD,
     S2D,
     SAMPLED,
     TEACHER,
@@ -38,8 +37,11 @@ def contrasts() -> Iterator[Contrast]:
             yield f"the loss, with a teacher: S2D - {loss}, {where}", cells["S2D"], cells[loss]
         yield f"the loss, without: softmax - BPR, {where}", alone, cells["BPR"]
     start_alone = CONTROLS["BPR"][1]
-    yield "a start in place of a loss: BPR, spectral - RRD, random", start_alone, RRD
-    yield "a start in place of a loss: BPR, spectral - DE-RRD, random", start_alone, DE_RRD
+    for loss in ("RRD", "DE-RRD"):
+        random = CONTROLS[loss][0]
+        yield f"a start in place of a loss: BPR, spectral - {loss}, random", start_alone, random
+    yield "a start in place of a loss: BPR, spectral - DE-RRD as published", start_alone, DE_RRD
+    yield "the search: DE-RRD, random - as published", CONTROLS["DE-RRD"][0], DE_RRD
     yield "all: S2D - DE-RRD as published", S2D, DE_RRD
     yield "all: S2D - IR-RRD as published", S2D, IR_RRD
     yield "what is left: S2D - teacher", S2D, TEACHER

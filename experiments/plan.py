@@ -72,7 +72,10 @@ CONTROLS = {
         _changed(S2D, "softmax, no teacher, spectral", w=1.0, reg=0.001),
     ),
     "RRD": (RRD, _changed(RRD, "RRD, spectral", start="spectral", reg=1e-4)),
-    "DE-RRD": (DE_RRD, _changed(DE_RRD, "DE-RRD, spectral", start="spectral")),
+    "DE-RRD": (
+        _changed(DE_RRD, "DE-RRD, random", lr=0.003),
+        _changed(DE_RRD, "DE-RRD, spectral", start="spectral"),
+    ),
     "S2D": (_changed(S2D, "S2D, random", start="random", reg=1e-4), S2D),
 }
 SAMPLED = _changed(S2D, "S2D, sampled softmax", num_samples=1000)
