@@ -108,15 +108,15 @@ def shares(evidence: Evidence, place: Place) -> dict[int, float]:
 
 
 def shares_by_size(
-    evidence: Evidence, dataset: str, model: str
+    evidence: Evidence, experiment: str, dataset: str, model: str, size: str
 ) -> dict[str, dict[float, list[float]]]:
-    """Return method -> d -> shares of the teacher's H@5, by run."""
+    """Return method -> size, ``"d"`` or ``"phi"`` -> shares of the teacher's H@5, by run."""
     lines: dict[str, dict[float, list[float]]] = defaultdict(dict)
-    for cell in EXPERIMENTS["sizes"]:
+    for cell in EXPERIMENTS[experiment]:
         found = shares(evidence, Place(dataset, model, cell))
         if found and cell != TEACHER:
             dim = planned(cell, dataset, model, 0).settings.dim
-            lines[cell.label][dim] = list(found.values())
+            lines[cell.label][dim if size == "d" else cell.phi] = list(found.values())
     return dict(lines)
 
 

@@ -72,26 +72,24 @@ def beside_paper(
 
 
 def size_curves(
-    scores: dict[str, dict[float, list[float]]],
-    teacher: list[float] | None,
-    metric: str = "H@5",
-    size: str = "$\\phi$",
+    shares: dict[str, dict[float, list[float]]], size: str, metric: str = "H@5"
 ) -> Figure:
     """Draw a test metric against the size of the student, as figure 4 of the DE-RRD paper.
 
-    ``scores``: method -> size -> values over seeds; ``teacher``: the teacher's values over seeds.
-    Points are means, bars standard deviations (n - 1), where there is more than one value. Sizes
-    that span more than a power of ten stand on a logarithmic axis.
+    ``shares``: method -> size, ``"d"`` or ``"phi"`` -> the metric as a share of the teacher's, over
+    seeds. Points are means, bars standard deviations (n - 1), where there is more than one value.
+    Sizes that span more than a power of ten stand on a logarithmic axis.
     """
     figure, axes = plt.subplots(figsize=(6.5, 4), layout="constrained")
-    _draw_means(axes, scores, list(scores))
-    _draw_teacher(axes, teacher)
-    ticks = sorted({each for values in scores.values() for each in values})
+    _draw_means(axes, shares, list(shares))
+    _share_axis(axes, metric)
+    ticks = sorted({each for values in shares.values() for each in values})
     if ticks[-1] > 10 * ticks[0]:
         axes.set_xscale("log")
         axes.minorticks_off()
     axes.set_xticks(ticks, [f"{each:g}" for each in ticks])
-    axes.set(xlabel=f"size of the student, {size}", ylabel=f"test {metric}")
+    symbol = r"$\phi$" if size == "phi" else size
+    axes.set_xlabel(f"size of the student, {symbol}")
     figure.legend(loc="outside right center", frameon=False)
     _tidy(axes)
     return figure
@@ -110,14 +108,10 @@ def time_map(points: dict[str, tuple[list[float], list[float]]], metric: str = "
         axes.errorbar(*place, spread, fmt="o", color="#0072B2", capsize=3)
         runs = f"{label} ({len(shares)})"
         axes.annotate(runs, place, xytext=(6, 5), textcoords="offset points")
-    axes.axhline(1, color="0.3", linestyle=":", label="teacher")
+    _share_axis(axes, metric)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
-    axes.set(
-        xlabel="minutes of training, one thread (in brackets: runs)",
-        ylabel=f"test {metric}, share of the teacher's",
-    )
+    axes.set_xlabel("minutes of training, one thread (in brackets: runs)")
     axes.margins(x=0.15)
     figure.legend(loc="outside lower right", frameon=False)
     _tidy(axes)
@@ -261,9 +255,11 @@ def _draw_means(axes: Axes, scores: dict[str, dict[float, list[float]]], labels:
         )
 
 
-def _draw_teacher(axes: Axes, teacher: list[float] | None) -> None:
-    if teacher:
-        axes.axhline(np.mean(teacher), color="0.3", linestyle=":", label="teacher")
+def _share_axis(axes: Axes, metric: str) -> None:
+    """Make the y axis a test metric as a share of the teacher's, who is a line at all of it."""
+    axes.axhline(1, color="0.3", linestyle=":", label="teacher")
+    axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
+    axes.set_ylabel(f"test {metric}, share of the teacher's")
 
 
 def _scale(values: set[float]) -> tuple[dict[float, float], dict[float, str]]:

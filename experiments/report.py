@@ -25,7 +25,6 @@ from experiments.evidence import Evidence, Place
 from experiments.plan import (
     EXPERIMENTS,
     METHODS,
-    PHIS,
     ROOT,
     S2D,
     STUDENT,
@@ -309,20 +308,12 @@ def figure_of(evidence: Evidence, experiment: str, dataset: str, model: str) -> 
             if dataset not in NOTES and (value := paper_value("table2", place(cell), "H@5")[0])
         }
         return figures.beside_paper(ours, paper) if ours else None
-    if experiment == "figure4":
-        lines: dict[str, dict[float, list[float]]] = defaultdict(dict)
-        for cell in METHODS[:6]:
-            for phi in PHIS:
-                if found := beyond.shares(evidence, place(Cell(cell.label, cell.method, phi))):
-                    lines[cell.label][phi] = list(found.values())
-        if not any(len(points) > 1 for label, points in lines.items() if label != "Student"):
+    if experiment in ("figure4", "sizes"):
+        size = "d" if experiment == "sizes" else "phi"
+        lines = beyond.shares_by_size(evidence, experiment, dataset, model, size)
+        if not any(len(points) > 1 for label, points in lines.items() if label != STUDENT.label):
             return None
-        return figures.size_curves(dict(lines), [1.0], "H@5, share of the teacher's")
-    if experiment == "sizes":
-        found = beyond.shares_by_size(evidence, dataset, model)
-        if len(found.get(S2D.label, {})) < 2:
-            return None
-        return figures.size_curves(found, [1.0], "H@5, share of the teacher's", "d")
+        return figures.size_curves(lines, size)
     if experiment == "controls":
         times = beyond.shares_by_time(evidence, dataset, model)
         return figures.time_map(times) if S2D.label in times else None

@@ -557,7 +557,10 @@ def test_sizes_and_times_are_those_of_the_runs(logs):
     half = dataclasses.replace(STUDENT, phi=0.5)
     fake_run(logs, at(half), 0, draw(0.4, 200))
     evidence = Evidence(logs)
-    found = beyond.shares_by_size(evidence, "CiteULike", "BPR")
+    found = beyond.shares_by_size(evidence, "sizes", "CiteULike", "BPR", "d")
+    paper = beyond.shares_by_size(evidence, "figure4", "CiteULike", "BPR", "phi")
+    assert paper.keys() == {"Student", "DE", "RRD"}  # other methods, other sizes
+    assert paper["Student"] == {phi: found["Student"][round(200 * phi)] for phi in (0.1, 0.5, 1)}
     teachers = evidence.values(at(TEACHER))
     assert found.keys() == {"Student"}
     for dim, cell in ((20, STUDENT), (100, half)):

@@ -101,31 +101,27 @@ def test_learning_curves_mark_the_best_epoch():
 
 def test_size_curves_are_means_with_standard_deviations():
     scores = {"DE": {1.0: [0.5], 0.1: [0.2, 0.4, 0.6]}, "no_KD": {0.1: [0.1], 1.0: [0.4]}}
-    figure = size_curves(scores, teacher=[0.5, 0.7], metric="N@20")
+    figure = size_curves(scores, "phi", metric="N@20")
     (axes,) = figure.axes
     assert line(axes, "DE") == pytest.approx(np.array([[0.1, 0.4], [1.0, 0.5]]))
     assert line(axes, "no_KD") == pytest.approx(np.array([[0.1, 0.1], [1.0, 0.4]]))
     assert bars(axes, "DE") == [pytest.approx([0.2, 0.6])]  # n - 1; none for a single value
     assert bars(axes, "no_KD") == []
     (teacher,) = (each for each in axes.lines if each.get_label() == "teacher")
-    assert teacher.get_ydata() == pytest.approx([0.6, 0.6])
+    assert list(teacher.get_ydata()) == [1, 1]
     assert teacher.get_linestyle() == ":"
     assert sorted(legend_texts(figure)) == ["DE", "no_KD", "teacher"]
-    assert axes.get_ylabel() == "test N@20"
+    assert axes.get_ylabel() == "test N@20, share of the teacher's"
+    assert axes.get_xlabel() == r"size of the student, $\phi$"
     assert tick_labels(axes) == {0.1: "0.1", 1.0: "1"}
 
 
-def test_size_curves_need_no_teacher():
-    figure = size_curves({"DE": {0.1: [0.2]}}, None)
-    assert legend_texts(figure) == ["DE"]
-
-
 def test_sizes_over_more_than_a_power_of_ten_stand_on_a_logarithmic_axis():
-    (axes,) = size_curves({"S2D": {10: [0.2], 20: [0.3], 200: [0.4]}}, None, size="d").axes
+    (axes,) = size_curves({"S2D": {10: [0.2], 20: [0.3], 200: [0.4]}}, "d").axes
     assert axes.get_xscale() == "log"
     assert tick_labels(axes) == {10: "10", 20: "20", 200: "200"}
     assert axes.get_xlabel() == "size of the student, d"
-    (axes,) = size_curves({"DE": {0.1: [0.2], 1.0: [0.3]}}, None).axes
+    (axes,) = size_curves({"DE": {0.1: [0.2], 1.0: [0.3]}}, "phi").axes
     assert axes.get_xscale() == "linear"
 
 
