@@ -19,4 +19,4 @@ def require_known(flag: str, name: str, known: Iterable[str]) -> None:
     by_lower = {each.lower(): each for each in known}
     near = get_close_matches(name.lower(), by_lower, n=1)
     meant = f" did you mean {by_lower[near[0]]}?" if near else ""
-    raise UserError(f"{flag} {name!r} is unknown;{meant} There are {', '.join(known)}")
+    raise UserError(f"{flag} {name!r} is unknown;{meant} There are {'; '.join(known)}")

@@ -232,5 +232,5 @@ def test_models_and_settings_that_are_not_there_are_refused():
         build_model("BPR", USERS, ITEMS, 6, seed=0, num_layers=2)
     with pytest.raises(UserError, match=r"--model 'neumf' is unknown; did you mean NeuMF\?"):
         build_model("neumf", USERS, ITEMS, 6, seed=0)
-    with pytest.raises(UserError, match=r"--model 'xyz' is unknown; There are BPR, NeuMF"):
+    with pytest.raises(UserError, match=r"--model 'xyz' is unknown; There are BPR; NeuMF"):
         build_model("xyz", USERS, ITEMS, 6, seed=0)
