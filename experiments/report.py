@@ -10,7 +10,6 @@ import csv
 import io
 from collections import defaultdict
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -33,6 +32,7 @@ from experiments.plan import (
     cells_of,
     planned,
 )
+from experiments.published import paper_value
 from experiments.results import markdown_table, read_runs
 from experiments.settings import SIZES
 from Utils.errors import UserError, require_known
@@ -40,7 +40,6 @@ from Utils.evaluation import METRICS
 from Utils.files import read_json, read_npz
 from Utils.settings import launch
 
-PUBLISHED = Path(__file__).with_name("published")
 SETTINGS = [(dataset, model) for dataset in ("CiteULike", "Foursquare") for model in SIZES]
 BASELINES = [cell for cell in METHODS if cell.label in ("RD", "CD")]
 NOTES = {"Foursquare": ["Another crawl than the paper's, which is not public: do not compare."]}
@@ -77,51 +76,6 @@ class Row(NamedTuple):
     gain: float | str
     p_splits: float | str
     p_users: float | str
-
-
-@cache
-def _published(table: str) -> dict[tuple[str, str, str, str], float]:
-    """Return a table of the paper: (data set, model, method, metric) -> value."""
-    with open(PUBLISHED / f"{table}.csv") as file:
-        return {
-            (r["dataset"], r["base_model"], r["method"], r["metric"]): float(r["value"])
-            for r in csv.DictReader(file)
-        }
-
-
-@cache
-def _flags() -> dict[tuple[str, str, str, str, str], str]:
-    """Return what is known to be wrong in the paper's tables."""
-    with open(PUBLISHED / "flags.csv") as file:
-        return {
-            (r["table"], r["dataset"], r["base_model"], r["method"], r["metric"]): r["issue"]
-            for r in csv.DictReader(file)
-        }
-
-
-def paper_value(experiment: str, place: Place, metric: str) -> tuple[float | str, str]:
-    """Return what the paper has for a cell, and what is wrong with it; empty if it has nothing.
-
-    Figures have no numbers, but points that are in a table as well have them. For the published
-    split, it is what the authors' logs have.
-    """
-    cell, changes = place.cell, dict(place.cell.changes)
-    tables = {"table2": cell.label, "table4": cell.label}
-    if experiment == "table3":
-        tables = {"table3": f"{cell.label} phi={cell.phi:.1f}"}
-    elif experiment == "table5":
-        powers = {key: f"1e{round(np.log10(value))}" for key, value in changes.items()}
-        de, rrd = powers["lmbda_DE"], powers["lmbda_RRD"]
-        tables = {"table5": f"DE-RRD lambda_DE={de} lambda_RRD={rrd}"}
-    elif experiment == "curves":
-        tables = {"logs": cell.label}
-    elif cell.phi != 0.1 and cell != TEACHER:
-        return "", ""
-    for table, label in tables.items():
-        key = (place.dataset, place.model, label, metric)
-        if key in _published(table):
-            return _published(table)[key], _flags().get((f"derrd_{table}", *key), "")
-    return "", ""
 
 
 def against(evidence: Evidence, place: Place) -> Place | None:

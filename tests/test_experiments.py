@@ -17,7 +17,7 @@ import torch
 from conftest import ROOT
 from scipy.stats import ttest_rel
 
-from experiments import beyond, claims, plan, report, run
+from experiments import beyond, claims, plan, published, report, run
 from experiments.claims import FAILS, HOLDS, NOT_RUN
 from experiments.evidence import Evidence, Place
 from experiments.plan import CONTROLS, DE, DE_RRD, EXPERIMENTS, RRD, STUDENT, TEACHER, Cell, planned
@@ -492,13 +492,26 @@ def test_every_published_value_has_a_place():
         for dataset, model in report.SETTINGS:
             for cell in EXPERIMENTS[experiment]:
                 for metric in report.METRICS:
-                    value, _ = report.paper_value(experiment, Place(dataset, model, cell), metric)
+                    value, _ = published.paper_value(
+                        experiment, Place(dataset, model, cell), metric
+                    )
                     found.add((experiment, dataset, model, value))
     for table in ("table2", "table4", "table5"):
-        for (dataset, model, _, _), value in report._published(table).items():
+        for (dataset, model, _, _), value in published.table(table).items():
             assert (table, dataset, model, value) in found
     place = at(dataclasses.replace(DE_RRD, phi=0.5))
-    assert report.paper_value("table3", place, "H@5_ratio_to_teacher") == (1.01, "")
+    assert published.paper_value("table3", place, "H@5_ratio_to_teacher") == (1.01, "")
+
+
+def test_the_papers_effect_is_of_cells_that_its_tables_have():
+    gain = [(1.0, at(DE)), (-1.0, at(STUDENT))]
+    assert published.effect(gain, "H@5") == pytest.approx(0.4817 - 0.4441)
+    assert published.effect([*gain, (1.0, at(TEACHER))], "H@5") == pytest.approx(
+        0.4817 - 0.4441 + 0.5135
+    )
+    assert published.effect([(1.0, at(dataclasses.replace(DE, phi=0.5)))], "H@5") is None
+    assert published.effect([(1.0, at(claims.ATTENTION))], "H@5") is None  # of Foursquare alone
+    assert published.effect([(1.0, at(STUDENT))], "M@20") is None  # a known misprint
 
 
 def test_a_report_of_no_logs_is_refused_and_leaves_the_readme_alone(workdir):

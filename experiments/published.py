@@ -1,0 +1,69 @@
+"""What the DE-RRD paper's tables have for a cell, as read from ``published/``."""
+
+import csv
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from experiments.evidence import Place
+from experiments.plan import TEACHER
+
+FOLDER = Path(__file__).with_name("published")
+
+
+@cache
+def table(name: str) -> dict[tuple[str, str, str, str], float]:
+    """Return a table of the paper: (data set, model, method, metric) -> value."""
+    with open(FOLDER / f"{name}.csv") as file:
+        return {
+            (r["dataset"], r["base_model"], r["method"], r["metric"]): float(r["value"])
+            for r in csv.DictReader(file)
+        }
+
+
+@cache
+def flags() -> dict[tuple[str, str, str, str, str], str]:
+    """Return what is known to be wrong in the paper's tables."""
+    with open(FOLDER / "flags.csv") as file:
+        return {
+            (r["table"], r["dataset"], r["base_model"], r["method"], r["metric"]): r["issue"]
+            for r in csv.DictReader(file)
+        }
+
+
+def paper_value(experiment: str, place: Place, metric: str) -> tuple[float | str, str]:
+    """Return what the paper has for a cell, and what is wrong with it; empty if it has nothing.
+
+    Figures have no numbers, but points that are in a table as well have them. For the published
+    split, it is what the authors' logs have.
+    """
+    cell, changes = place.cell, dict(place.cell.changes)
+    tables = {"table2": cell.label, "table4": cell.label}
+    if experiment == "table3":
+        tables = {"table3": f"{cell.label} phi={cell.phi:.1f}"}
+    elif experiment == "table5":
+        powers = {key: f"1e{round(np.log10(value))}" for key, value in changes.items()}
+        de, rrd = powers["lmbda_DE"], powers["lmbda_RRD"]
+        tables = {"table5": f"DE-RRD lambda_DE={de} lambda_RRD={rrd}"}
+    elif experiment == "curves":
+        tables = {"logs": cell.label}
+    elif cell.phi != 0.1 and cell != TEACHER:
+        return "", ""
+    for name, label in tables.items():
+        key = (place.dataset, place.model, label, metric)
+        if key in table(name):
+            return table(name)[key], flags().get((f"derrd_{name}", *key), "")
+    return "", ""
+
+
+def effect(terms: Iterable[tuple[float, Place]], metric: str) -> float | None:
+    """Return the paper's weighted sum of cells' metrics; None if it lacks one or one is flagged."""
+    total = 0.0
+    for weight, place in terms:
+        value, flag = paper_value("table2", place, metric)
+        if value == "" or flag:
+            return None
+        total += weight * value
+    return total
