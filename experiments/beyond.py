@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from experiments.evidence import Comparison, Evidence, Place
+from experiments.evidence import Comparison, Evidence, Place, footnotes
 from experiments.plan import (
     CONTROLS,
     DE_RRD,
@@ -72,6 +72,7 @@ def controls_table(evidence: Evidence, dataset: str, model: str) -> str:
 
 def contrasts_table(evidence: Evidence, dataset: str, model: str) -> str:
     """Return the answers that the runs give, as Markdown; what has no runs is left out."""
+    reasons = []
     table = [["what makes the difference", "H@5", "splits", "p, splits", "p, users"]]
     for question, one, other in contrasts():
         found = evidence.compare(
@@ -79,7 +80,8 @@ def contrasts_table(evidence: Evidence, dataset: str, model: str) -> str:
         )
         if found:
             table.append([question, *_numbers(found)])
-    return markdown_table(table)
+            reasons.append((question, found.no_users))
+    return markdown_table(table) + footnotes(reasons)
 
 
 def _numbers(found: Comparison) -> list[str]:

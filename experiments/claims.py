@@ -1,8 +1,14 @@
 """What the DE-RRD paper claims in its section 5, each with a check on our own runs.
 
-A claim that something is better *holds* where the difference has the sign that is claimed and a
-paired t-test over users (means over the common splits) gives p < 0.05; else it *does not hold*. It
-is *not run* as long as runs are missing that could still decide it.
+A verdict rests on splits, three or more (``decide``). A claim *holds* where p < 0.05 over them for
+what it says, and *does not hold* where p < 0.05 for the opposite, or where the 95 % confidence
+interval ends below an effect as large as the paper's; else it is *undecided*. It is *not run* as
+long as runs are missing that could still decide it.
+
+The p-value over users that stands beside a difference decides nothing alone: it does not know the
+chance of training. On the published split, runs that differ in the seed of training alone have a
+standard deviation of 0.013 in the H@5 of DE, of 0.005 in the student's: as much as most claims are
+about.
 """
 
 from collections.abc import Callable, Iterable
@@ -11,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.evidence import Evidence, Place, splits_of
+from experiments.evidence import Evidence, Place, interval
 from experiments.plan import (
     ATTENTION,
     DE,
@@ -27,12 +33,17 @@ from experiments.plan import (
     TEACHER,
     Cell,
 )
+from experiments.published import effect
 from experiments.results import read_curves
 from Utils.files import read_json, read_npz
 
-HOLDS, FAILS, NOT_RUN = "holds", "does not hold", "not run"
+HOLDS, FAILS, UNDECIDED, NOT_RUN = "holds", "does not hold", "undecided", "not run"
 RD, CD = METHODS[1:3]
 METRIC = "H@5"
+MIN_SPLITS = 3
+# What the paper measured on Foursquare alone; of section 5.4 it says "We observe similar tendencies
+# on CiteULike dataset".
+ON_FOURSQUARE = ("table4", "table5", "figure5", "figure6", "figure7")
 
 
 class Finding(NamedTuple):
@@ -50,6 +61,48 @@ class Claim(NamedTuple):
     experiment: str
     check: Callable[[Evidence, str], Finding]
 
+    def text_on(self, dataset: str) -> str:
+        """Return the claim, and where the paper measured it if that is another data set."""
+        elsewhere = self.experiment in ON_FOURSQUARE and dataset != "Foursquare"
+        return self.text + " (the paper: on Foursquare)" * elsewhere
+
+
+def decide(
+    values: Iterable[float], low: float = 0.0, high: float = np.inf, paper: float | None = None
+) -> str:
+    """Return the verdict on the claim that a mean over splits is between ``low`` and ``high``.
+
+    It holds where all of the 95 % confidence interval is in between: for the bounds 0 and infinity,
+    where the mean is above 0 with p < 0.05 in a two-sided t-test. Else it does not hold where all
+    of the interval is outside, or below the paper's own value, ``paper``. Fewer than ``MIN_SPLITS``
+    values leave it undecided.
+    """
+    values = list(values)
+    if len(values) < MIN_SPLITS:
+        return UNDECIDED
+    least, most = interval(values)
+    if low < least and most < high:
+        return HOLDS
+    too_small = paper is not None and most < paper
+    return FAILS if most < low or least > high or too_small else UNDECIDED
+
+
+def combine(verdicts: Iterable[str], any_of: bool = False) -> str:
+    """Return the verdict on a claim that all of its parts hold, or that any does."""
+    decisive, otherwise = (HOLDS, FAILS) if any_of else (FAILS, HOLDS)
+    verdicts = list(verdicts)
+    return next((v for v in (decisive, NOT_RUN, UNDECIDED) if v in verdicts), otherwise)
+
+
+def _above_0(evidence: Evidence, dataset: str, weights: dict[tuple[str, Cell], float]) -> Finding:
+    """Return the verdict on the claim that a weighted sum of H@5 is above 0."""
+    terms = [(weight, Place(dataset, *key)) for key, weight in weights.items()]
+    found, paper = evidence.compare(terms, METRIC), effect(terms, METRIC)
+    if found is None:
+        return Finding(NOT_RUN, "")
+    theirs = "" if paper is None else f", paper {paper:+.4f}"
+    return Finding(decide(found.sums, paper=paper), f"{_sum_of(weights)} = {found}{theirs}")
+
 
 def contrasts(
     claims: Iterable[dict[tuple[str, Cell], float]], any_of: bool = False
@@ -58,20 +111,9 @@ def contrasts(
     claims = list(claims)
 
     def check(evidence: Evidence, dataset: str) -> Finding:
-        details, verdicts = [], []
-        for weights in claims:
-            terms = [(weight, Place(dataset, *key)) for key, weight in weights.items()]
-            found = evidence.compare(terms, METRIC)
-            if found is None or np.isnan(found.p_users):
-                verdicts.append(NOT_RUN)
-                continue
-            verdicts.append(HOLDS if found.difference > 0 and found.p_users < 0.05 else FAILS)
-            details.append(f"{_sum_of(weights)} = {found}")
-        decisive = HOLDS if any_of else FAILS
-        for verdict in (decisive, NOT_RUN):
-            if verdict in verdicts:
-                return Finding(verdict, "; ".join(details))
-        return Finding(FAILS if any_of else HOLDS, "; ".join(details))
+        found = [_above_0(evidence, dataset, weights) for weights in claims]
+        details = "; ".join(finding.detail for finding in found if finding.detail)
+        return Finding(combine((finding.verdict for finding in found), any_of), details)
 
     return check
 
@@ -82,7 +124,9 @@ def _sum_of(weights: dict[tuple[str, Cell], float]) -> str:
     terms = []
     for (model, cell), weight in weights.items():
         of = "" if len(models) == 1 else f" on {model}"
-        terms.append(f"{'+' if weight > 0 else '-'} {cell.label}{of}")
+        times = "" if abs(weight) == 1 else f"{abs(weight):g} "
+        if weight:
+            terms.append(f"{'+' if weight > 0 else '-'} {times}{cell.label}{of}")
     return " ".join(terms).removeprefix("+ ")
 
 
@@ -98,19 +142,15 @@ def above(
 
 def ratio(model: str, cell: Cell, least: float) -> Callable[[Evidence, str], Finding]:
     """Return a check that a cell's mean is ``least`` times the teacher's or more, as rounded."""
+    weights = {(model, cell): 1.0, (model, TEACHER): 0.005 - least}
 
     def check(evidence: Evidence, dataset: str) -> Finding:
-        mine, teachers = (
-            evidence.values(Place(dataset, model, c), METRIC) for c in (cell, TEACHER)
-        )
-        seeds = sorted(mine.keys() & teachers.keys())
-        if not seeds:
+        scores = evidence.common([Place(dataset, *key) for key in weights], METRIC)
+        if not scores:
             return Finding(NOT_RUN, "")
-        share = np.mean([mine[s] for s in seeds]) / np.mean([teachers[s] for s in seeds])
-        return Finding(
-            HOLDS if share >= least - 0.005 else FAILS,
-            f"{cell.label} / Teacher = {share:.3f} ({splits_of(len(seeds))})",
-        )
+        mine, teachers = np.mean(list(scores.values()), axis=0)
+        verdict, detail = _above_0(evidence, dataset, weights)
+        return Finding(verdict, f"{cell.label} / Teacher = {mine / teachers:.3f}; {detail}")
 
     return check
 
@@ -118,17 +158,25 @@ def ratio(model: str, cell: Cell, least: float) -> Callable[[Evidence, str], Fin
 def peak(
     model: str, cells: Iterable[Cell], expected: Iterable[Cell]
 ) -> Callable[[Evidence, str], Finding]:
-    """Return a check that the best mean of ``cells`` is one of ``expected``."""
+    """Return a check that the best of ``expected`` is above the best other one of ``cells``.
+
+    On the splits that all of them were run on.
+    """
     cells, expected = list(cells), list(expected)
 
     def check(evidence: Evidence, dataset: str) -> Finding:
-        values = {c.label: evidence.values(Place(dataset, model, c), METRIC) for c in cells}
-        if not all(values.values()):
+        scores = evidence.common([Place(dataset, model, cell) for cell in cells], METRIC)
+        if not scores:
             return Finding(NOT_RUN, "")
-        means = {label: np.mean(list(found.values())) for label, found in values.items()}
+        means = dict(zip(cells, np.mean(list(scores.values()), axis=0), strict=True))
+        mine = max(expected, key=means.get)
+        other = max((cell for cell in cells if cell not in expected), key=means.get)
+        weights = {(model, cell): 0.0 for cell in cells}  # which keeps to the common splits
+        verdict, detail = _above_0(
+            evidence, dataset, weights | {(model, mine): 1.0, (model, other): -1.0}
+        )
         best = max(means, key=means.get)
-        verdict = HOLDS if best in [cell.label for cell in expected] else FAILS
-        return Finding(verdict, f"best: {best}, {means[best]:.4f}")
+        return Finding(verdict, f"best: {best.label}, {means[best]:.4f}; {detail}")
 
     return check
 
@@ -138,27 +186,32 @@ def share(
 ) -> Callable[[Evidence, str], Finding]:
     """Return a check that lambda times a distillation loss is a share of the base model's loss.
 
-    In the run of seed 0, with our tuned lambda. The paper does not say when, so the share at any
-    epoch up to the reported one will do, and "about" is a factor of two.
+    At the reported epoch, with our tuned lambda, in the runs whose curves are kept. "About" is a
+    factor of two.
     """
 
     def check(evidence: Evidence, dataset: str) -> Finding:
-        run = evidence.runs(Place(dataset, model, cell)).get(0)
-        if run is None or not (run["folder"] / "metrics.csv").exists():
-            return Finding(NOT_RUN, "")
-        curves = read_curves(run["folder"] / "metrics.csv")
-        settings = read_json(run["folder"] / "config.json")["settings"]
-        last = run["best_epoch"]
-        found = settings[f"lmbda_{part}"] * (curves[part] / curves["base"])[: last + 1]
-        verdict = HOLDS if found.max() >= low / 2 and found.min() <= high * 2 else FAILS
-        detail = f"{found[0]:.0%} at epoch 0, {found[-1]:.0%} at epoch {last} of seed 0"
-        return Finding(verdict, detail)
+        shares, details = [], []
+        for seed, run in evidence.runs(Place(dataset, model, cell)).items():
+            if not (run["folder"] / "metrics.csv").exists():
+                continue
+            curves = read_curves(run["folder"] / "metrics.csv")
+            settings = read_json(run["folder"] / "config.json")["settings"]
+            found = settings[f"lmbda_{part}"] * curves[part] / curves["base"]
+            best = run["best_epoch"]
+            shares.append(found[best])
+            details.append(f"{found[0]:.0%} at epoch 0, {found[best]:.0%} at {best} of seed {seed}")
+        verdict = decide(shares, low / 2, high * 2) if shares else NOT_RUN
+        return Finding(verdict, "; ".join(details))
 
     return check
 
 
 def faster(model: str) -> Callable[[Evidence, str], Finding]:
-    """Return a check that the student of phi = 0.1 makes lists in less time than phi = 1.0."""
+    """Return a check that the student of phi = 0.1 makes lists in less time than phi = 1.0.
+
+    No luck of splits or training is in this: one measurement decides.
+    """
 
     def check(evidence: Evidence, dataset: str) -> Finding:
         path = evidence.logs / dataset / "inference" / f"{model}.json"
@@ -175,20 +228,24 @@ def faster(model: str) -> Callable[[Evidence, str], Finding]:
 
 def groups_gain(model: str) -> Callable[[Evidence, str], Finding]:
     """Return a check that DE raises N@20 of more user groups than attention or one large expert."""
+    cells = (DE, ATTENTION, ONE_LARGE)
 
     def check(evidence: Evidence, dataset: str) -> Finding:
-        gaining = {}
-        groups = user_groups(evidence, dataset, model, 0)
-        student = evidence.user_values(Place(dataset, model, STUDENT), "N@20", 0)
-        for cell in (DE, ATTENTION, ONE_LARGE):
-            mine = evidence.user_values(Place(dataset, model, cell), "N@20", 0)
-            if groups is None or student is None or mine is None:
-                return Finding(NOT_RUN, "")
-            sums = np.bincount(groups, weights=mine - student)
-            gaining[cell.label] = int(np.sum(sums > 0))
-        verdict = HOLDS if gaining["DE"] > max(list(gaining.values())[1:]) else FAILS
-        counts = ", ".join(f"{label}: {count}" for label, count in gaining.items())
-        return Finding(verdict, f"groups of {groups.max() + 1} that gain, seed 0: {counts}")
+        leads, details = [], []
+        for seed in evidence.runs(Place(dataset, model, TEACHER)):
+            groups = user_groups(evidence, dataset, model, seed)
+            student, *users = (
+                evidence.user_values(Place(dataset, model, cell), "N@20", seed)
+                for cell in (STUDENT, *cells)
+            )
+            if groups is None or student is None or any(values is None for values in users):
+                continue
+            sums = (np.bincount(groups, weights=values - student) for values in users)
+            counts = [int(np.sum(gains > 0)) for gains in sums]
+            leads.append(counts[0] - max(counts[1:]))
+            of = ", ".join(f"{c.label}: {count}" for c, count in zip(cells, counts, strict=True))
+            details.append(f"groups of {groups.max() + 1} that gain, seed {seed}: {of}")
+        return Finding(decide(leads) if leads else NOT_RUN, "; ".join(details))
 
     return check
 
@@ -197,14 +254,17 @@ def specialises(model: str) -> Callable[[Evidence, str], Finding]:
     """Return a check that experts and user groups share more information at the end than at 0."""
 
     def check(evidence: Evidence, dataset: str) -> Finding:
-        experts = user_experts(evidence, dataset, model, 0)
-        groups = user_groups(evidence, dataset, model, 0)
-        if groups is None or len(experts) < 2:
-            return Finding(NOT_RUN, "")
-        shared = {epoch: mutual_information(groups, chosen) for epoch, chosen in experts.items()}
-        verdict = HOLDS if shared[max(shared)] > shared[min(shared)] else FAILS
-        values = ", ".join(f"{value:.3f} at epoch {epoch}" for epoch, value in shared.items())
-        return Finding(verdict, f"normalised mutual information, seed 0: {values}")
+        gains, details = [], []
+        for seed in evidence.runs(Place(dataset, model, DE)):
+            experts = user_experts(evidence, dataset, model, seed)
+            groups = user_groups(evidence, dataset, model, seed)
+            if groups is None or len(experts) < 2:
+                continue
+            shared = {epoch: mutual_information(groups, of) for epoch, of in experts.items()}
+            gains.append(shared[max(shared)] - shared[min(shared)])
+            values = ", ".join(f"{value:.3f} at epoch {epoch}" for epoch, value in shared.items())
+            details.append(f"normalised mutual information, seed {seed}: {values}")
+        return Finding(decide(gains) if gains else NOT_RUN, "; ".join(details))
 
     return check
 

@@ -1,5 +1,6 @@
 """What finished runs say about a table's cells, and how sure that is."""
 
+from collections import defaultdict
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -7,13 +8,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from scipy.stats import ttest_1samp
+from scipy.stats import t, ttest_1samp
 
 from experiments.plan import Cell, planned
+from experiments.results import read_ranks
 from Utils.data_utils import warn
 from Utils.errors import UserError
 from Utils.evaluation import user_metrics
-from Utils.files import read_json, read_npz
+from Utils.files import read_json
 from Utils.run import refuse_other_settings
 
 
@@ -26,23 +28,41 @@ class Place(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """A difference of means over common splits, and the p-values that there is none.
+    """A weighted sum of cells' metrics on each of their common splits, and a test over users.
 
-    ``p_splits`` is nan for a single split, ``p_users`` where ranks are not kept.
+    ``p_users`` is nan where ``no_users`` says why there is no such test.
     """
 
-    difference: float
-    splits: int
-    p_splits: float
+    sums: tuple[float, ...]
     p_users: float
+    no_users: str
+
+    @property
+    def difference(self) -> float:
+        """The mean over splits; for the weights 1 and -1, a difference."""
+        return float(np.mean(self.sums))
+
+    @property
+    def splits(self) -> int:
+        """The number of common splits."""
+        return len(self.sums)
+
+    @property
+    def p_splits(self) -> float:
+        """The p-value over splits that the mean is 0; nan for a single split, or equal sums."""
+        return _p_value(self.sums)
 
     def __str__(self) -> str:
-        sure = [
-            f"p = {value:.2g} over {what}"
-            for what, value in (("splits", self.p_splits), ("users", self.p_users))
-            if not np.isnan(value)
-        ]
-        return f"{self.difference:+.4f} ({', '.join([splits_of(self.splits), *sure])})"
+        parts = [splits_of(self.splits)]
+        if self.splits > 1:
+            low, high = interval(self.sums)
+            parts.append(f"95 % interval {low:+.4f} to {high:+.4f}")
+        for value, what in ((self.p_splits, "splits"), (self.p_users, "users")):
+            if not np.isnan(value):
+                parts.append(f"p = {value:.2g} over {what}")
+        if self.no_users:
+            parts.append(f"no test over users: {self.no_users}")
+        return f"{self.difference:+.4f} ({', '.join(parts)})"
 
 
 class Evidence:
@@ -75,23 +95,38 @@ class Evidence:
         """Return a test metric by seed."""
         return {seed: run["test"][metric] for seed, run in self.runs(place).items()}
 
-    def _users(self, folder: Path) -> dict[str, np.ndarray] | None:
-        """Return a run's test metrics of each user, ``(U,)``; None if its ranks are not kept."""
-        if not (folder / "ranks.npz").exists():
-            return None
-        ranks = torch.from_numpy(read_npz(folder / "ranks.npz", ["test"])["test"])
+    def common(self, places: Iterable[Place], metric: str = "H@5") -> dict[int, np.ndarray]:
+        """Return each cell's test metric, ``(cells,)``, by seed: the splits that all have."""
+        found = [self.values(place, metric) for place in places]
+        seeds = sorted(set.intersection(*map(set, found)))
+        return {seed: np.array([values[seed] for values in found]) for seed in seeds}
+
+    def _users(self, folder: Path) -> dict[str, np.ndarray]:
+        """Return a run's test metrics of each user, ``(U,)``."""
+        ranks = torch.from_numpy(read_ranks(folder / "ranks.npz"))
         return {name: values.numpy() for name, values in user_metrics(ranks).items()}
 
     def user_values(self, place: Place, metric: str, seed: int) -> np.ndarray | None:
-        """Return a test metric of each user in one run, ``(U,)``; None if it is not known.
+        """Return a test metric of each user in one run, ``(U,)``; None if it is not known."""
+        if seed not in self.runs(place):
+            return None
+        return self._user_values(place, metric, seed)[0]
+
+    def _user_values(self, place: Place, metric: str, seed: int) -> tuple[np.ndarray | None, str]:
+        """Return a test metric of each user in a finished run, or None and why it is not known.
 
         Ranks are those of one epoch, so they do not know a metric that is reported from another.
         """
-        run = self.runs(place).get(seed)
-        users = self.users(run["folder"]) if run else None
-        if users is None or abs(users[metric].mean() - run["test"][metric]) > 1e-5:
-            return None
-        return users[metric]
+        run = self.runs(place)[seed]
+        folder = run["folder"]
+        try:
+            values = self.users(folder)[metric]
+        except UserError as error:
+            return None, str(error).replace(f"{folder.parents[2]}/", "")
+        if abs(values.mean() - run["test"][metric]) > 1e-5:
+            where = folder.relative_to(folder.parents[2])
+            return None, f"{where}/ranks.npz: of another epoch than its {metric}"
+        return values, ""
 
     def compare(self, terms: Iterable[tuple[float, Place]], metric: str) -> Comparison | None:
         """Return the weighted sum of cells' metrics; None if they have no split in common.
@@ -99,29 +134,49 @@ class Evidence:
         Two-sided t-tests that the sum is 0: over splits, and over users, whose metrics are averaged
         over the splits first. For the weights 1 and -1, these are paired t-tests.
         """
-        terms = list(terms)
-        found = [self.values(place, metric) for _, place in terms]
-        seeds = sorted(set.intersection(*(set(values) for values in found)))
-        if not seeds:
+        weights, places = zip(*terms, strict=True)
+        scores = self.common(places, metric)
+        if not scores:
             return None
-        weights = [weight for weight, _ in terms]
-        sums = [
-            sum(w * values[seed] for w, values in zip(weights, found, strict=True))
-            for seed in seeds
-        ]
-        users = [[self.user_values(place, metric, seed) for _, place in terms] for seed in seeds]
-        p_users = np.nan
-        if all(values is not None for row in users for values in row):
-            each = np.mean(
-                [sum(w * v for w, v in zip(weights, row, strict=True)) for row in users], axis=0
-            )
-            p_users = _p_value(each)
-        return Comparison(float(np.mean(sums)), len(seeds), _p_value(sums), p_users)
+        # metrics are kept with six digits: what differs beyond is noise, on which t-tests stumble
+        sums = tuple(round(float(np.dot(weights, values)), 9) for values in scores.values())
+        users = [[self._user_values(place, metric, seed) for place in places] for seed in scores]
+        reasons = [reason for row in users for _, reason in row if reason]
+        if reasons:
+            return Comparison(sums, np.nan, reasons[0])
+        each = np.mean(
+            [sum(w * v for w, (v, _) in zip(weights, row, strict=True)) for row in users], axis=0
+        )
+        return Comparison(sums, _p_value(each), "")
+
+
+def footnotes(reasons: Iterable[tuple[str, str]]) -> str:
+    """Return why rows have no test over users, a paragraph for each reason, to follow a table.
+
+    ``reasons`` are pairs of a row's label and its reason, which may be empty.
+    """
+    rows = defaultdict(list)
+    for label, reason in reasons:
+        if reason:
+            rows[reason].append(label)
+    return "".join(
+        f"\n\nNo test over users of {', '.join(labels)}: {reason}."
+        for reason, labels in rows.items()
+    )
 
 
 def splits_of(count: int) -> str:
     """Return how many splits these are, in words."""
     return f"{count} split{'s' if count > 1 else ''}"
+
+
+def interval(values: Iterable[float]) -> tuple[float, float]:
+    """Return the 95 % confidence interval of a mean, by Student's t; infinite for one value."""
+    values = np.asarray(values)
+    if len(values) < 2:
+        return -np.inf, np.inf
+    half = t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    return float(values.mean() - half), float(values.mean() + half)
 
 
 def _p_value(values: Iterable[float]) -> float:

@@ -11,7 +11,7 @@ import io
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import tyro
@@ -19,8 +19,8 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from experiments import beyond, figures
-from experiments.claims import CLAIMS, FAILS, HOLDS, NOT_RUN, user_experts, user_groups
-from experiments.evidence import Evidence, Place
+from experiments.claims import CLAIMS, FAILS, HOLDS, NOT_RUN, UNDECIDED, user_experts, user_groups
+from experiments.evidence import Evidence, Place, footnotes
 from experiments.plan import (
     EXPERIMENTS,
     METHODS,
@@ -76,6 +76,7 @@ class Row(NamedTuple):
     gain: float | str
     p_splits: float | str
     p_users: float | str
+    no_users: str  # why there is no p_users
 
 
 def against(evidence: Evidence, place: Place) -> Place | None:
@@ -127,7 +128,11 @@ def _row(evidence: Evidence, experiment: str, place: Place, metric: str) -> Row:
         float(np.std(values, ddof=1)) if len(values) > 1 else "",
         *paper_value(experiment, place, metric),
         other.cell.label if found else "",
-        *((found.difference, found.p_splits, found.p_users) if found else ("",) * 3),
+        *(
+            (found.difference, found.p_splits, found.p_users, found.no_users)
+            if found
+            else ("",) * 4
+        ),
     )
 
 
@@ -154,7 +159,8 @@ def comparison_table(rows: list[Row], theirs: str = "paper") -> str:
         line += [_number(row.paper) + ("†" if row.flag else ""), _number(difference, "+.4f")]
         line += [row.against, _number(row.gain, "+.4f")]
         table.append([*line, _number(row.p_splits, ".2g"), _number(row.p_users, ".2g")])
-    return markdown_table(table)
+    reasons = [(row.method, row.no_users) for row in rows if row.metric == "H@5"]
+    return markdown_table(table) + footnotes(reasons)
 
 
 def metrics_table(rows: list[Row]) -> str:
@@ -234,11 +240,11 @@ def claims_table(evidence: Evidence, dataset: str, experiment: str | None = None
     table, not_run = [["claim", "section", "verdict", "our evidence (differences of H@5)"]], []
     for claim in CLAIMS:
         if experiment in (None, claim.experiment):
-            verdict, detail = claim.check(evidence, dataset)
+            (verdict, detail), text = claim.check(evidence, dataset), claim.text_on(dataset)
             if verdict == NOT_RUN:
-                not_run.append(f"- {claim.text} ({claim.section})" + f": {detail}" * bool(detail))
+                not_run.append(f"- {text} ({claim.section})" + f": {detail}" * bool(detail))
             else:
-                table.append([claim.text, claim.section, f"*{verdict}*", detail])
+                table.append([text, claim.section, f"*{verdict}*", detail])
     parts = [markdown_table(table)] if len(table) > 1 else []
     if not_run:
         parts.append("\n".join(["*Not run*, so open:", "", *not_run]))
@@ -272,7 +278,7 @@ def figure_of(evidence: Evidence, experiment: str, dataset: str, model: str) -> 
         times = beyond.shares_by_time(evidence, dataset, model)
         return figures.time_map(times) if S2D.label in times else None
     if experiment == "figure7":
-        panels = _panels(scores)
+        panels = _panels(evidence, dataset, model)
         return figures.setting_curves(panels) if panels else None
     if experiment not in ("figure5", "figure6"):
         return None
@@ -295,17 +301,26 @@ def figure_of(evidence: Evidence, experiment: str, dataset: str, model: str) -> 
     return figures.gain_maps(coordinates, groups, gains) if gains else None
 
 
-def _panels(scores: Any) -> dict[str, dict[str, dict[float, list[float]]]]:
-    """Return figure 7's panels of which more than the student and the tuned value was run."""
+def _panels(
+    evidence: Evidence, dataset: str, model: str
+) -> dict[str, dict[str, dict[float, list[float]]]]:
+    """Return figure 7's panels of which more than the student and the tuned value was run.
+
+    The points of a panel are of the same splits, those that all of its cells were run on.
+    """
     names = {"lmbda_DE": "λ of DE", "num_experts": "experts M"}
     names |= {"lmbda_RRD": "λ of RRD", "K": "K = L"}
     panels = {}
     for name, title in names.items():
-        cells = [c for c in EXPERIMENTS["figure7"] if name in dict(c.changes)]
-        points = {dict(c.changes)[name]: found for c in cells if (found := scores(c))}
-        if len(points) > 1:
-            label = cells[0].label.split(",")[0]
-            panels[title] = {label: {0: scores(STUDENT)} | points}
+        points = {0: Place(dataset, model, STUDENT)}
+        for cell in EXPERIMENTS["figure7"]:
+            place = Place(dataset, model, cell)
+            if name in dict(cell.changes) and evidence.runs(place):
+                points[dict(cell.changes)[name]] = place
+        scores = np.array(list(evidence.common(points.values()).values()))  # (splits, cells)
+        if len(points) > 2 and len(scores):
+            label = points[max(points)].cell.label.split(",")[0]
+            panels[title] = {label: dict(zip(points, scores.T.tolist(), strict=True))}
     return panels
 
 
@@ -335,7 +350,7 @@ def report(evidence: Evidence, experiment: str) -> tuple[str, list[Row]]:
         parts.append("Not run.")
     for dataset in dict.fromkeys(dataset for dataset, _ in SETTINGS):
         claims = claims_table(evidence, dataset, experiment)
-        if f"*{HOLDS}*" in claims or f"*{FAILS}*" in claims:
+        if any(f"*{verdict}*" in claims for verdict in (HOLDS, FAILS, UNDECIDED)):
             parts += [f"## The paper's claims, on {dataset}", claims]
     return "\n\n".join(parts) + "\n", every
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from Utils.errors import UserError
 from Utils.evaluation import METRICS
+from Utils.files import read_npz
 from Utils.settings import launch
 
 
@@ -36,6 +37,23 @@ def read_published_curves(path: Path, method: str) -> dict[str, np.ndarray]:
     with open(path) as file:
         rows = [row for row in csv.DictReader(file) if row.pop("method") == method]
     return {name: np.array([float(row[name]) for row in rows]) for name in rows[0]}
+
+
+def read_ranks(path: Path) -> np.ndarray:
+    """Return the rank of each user's test item from a run's ``ranks.npz``: ``(U,)``, int64, from 1.
+
+    Raises
+    ------
+    UserError
+        If they are missing, not integers in a row, or below 1: a rank that its type could not hold
+        has come back negative, and would count as a hit.
+    """
+    ranks = read_npz(path, ["test"])["test"]
+    if ranks.ndim != 1 or not np.issubdtype(ranks.dtype, np.integer):
+        raise UserError(f"{path}: holds {ranks.dtype} of shape {ranks.shape}, not a row of ranks")
+    if np.any(ranks < 1):
+        raise UserError(f"{path}: its ranks are out of range, the least is {ranks.min()}")
+    return ranks.astype(np.int64)
 
 
 def results_table(runs: list[dict[str, Any]]) -> str:

@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
-from scipy.stats import ttest_rel
+from scipy.stats import ttest_1samp, ttest_rel
 
 from experiments import beyond, claims, plan, published, report, run
-from experiments.claims import FAILS, HOLDS, NOT_RUN
-from experiments.evidence import Evidence, Place
+from experiments.claims import FAILS, HOLDS, NOT_RUN, UNDECIDED
+from experiments.evidence import Evidence, Place, interval
 from experiments.plan import CONTROLS, DE, DE_RRD, EXPERIMENTS, RRD, STUDENT, TEACHER, Cell, planned
+from experiments.results import read_ranks
 from Utils.errors import UserError
 from Utils.evaluation import metrics
 
@@ -273,6 +274,11 @@ def draw(hits: float, seed: int, users: int = 400) -> np.ndarray:
     return np.where(generator.random(users) < hits, 3, 50).astype(np.int16)
 
 
+def hits(count: int, users: int = 1000) -> np.ndarray:
+    """Return ranks of which the first ``count`` are at most 5."""
+    return np.where(np.arange(users) < count, 3, 50).astype(np.int32)
+
+
 @pytest.fixture
 def logs(tmp_path) -> Path:
     """Runs of three splits: the student, DE well above it, and RRD as good as it."""
@@ -295,6 +301,25 @@ def test_a_comparison_is_a_paired_t_test(logs):
     assert found.difference == pytest.approx(splits[0].mean() - splits[1].mean())
     assert found.p_splits == pytest.approx(ttest_rel(*splits).pvalue)
     assert found.p_users == pytest.approx(ttest_rel(*users).pvalue)
+    assert found.sums == pytest.approx(splits[0] - splits[1])
+    expected = ttest_rel(*splits).confidence_interval()
+    assert interval(found.sums) == pytest.approx(tuple(expected))
+    assert "95 % interval {:+.4f} to {:+.4f}".format(*expected) in str(found)
+
+
+def test_the_interval_of_one_value_is_unknown_and_of_equal_ones_a_point():
+    assert interval([0.3]) == (-np.inf, np.inf)
+    assert interval([0.25] * 3) == (0.25, 0.25)
+
+
+def test_equal_differences_are_no_noise(tmp_path):
+    for seed, base in enumerate((300, 407, 511)):
+        fake_run(tmp_path, at(STUDENT), seed, hits(base))
+        fake_run(tmp_path, at(DE), seed, hits(base + 7))
+    found = Evidence(tmp_path).compare([(1.0, at(DE)), (-1.0, at(STUDENT))], "H@5")
+    assert found.sums == (0.007,) * 3
+    assert np.isnan(found.p_splits)
+    assert claims.decide(found.sums) == HOLDS
 
 
 def test_only_common_splits_are_compared(logs):
@@ -307,6 +332,48 @@ def test_only_common_splits_are_compared(logs):
     assert np.isnan(found.p_splits)
     assert found.p_users < 0.05
     assert evidence.compare([(1.0, at(DE_RRD)), (-1.0, at(DE, "NeuMF"))], "H@5") is None
+
+
+@pytest.mark.parametrize(
+    ("ranks", "reason"),
+    [
+        (None, "BPR-d20/DE/seed1/ranks.npz: no such file"),
+        (np.full(400, 3), "BPR-d20/DE/seed1/ranks.npz: of another epoch than its H@5"),
+        (
+            np.array([40_000] * 400, dtype=np.uint16).astype(np.int16),
+            "BPR-d20/DE/seed1/ranks.npz: its ranks are out of range, the least is -25536",
+        ),
+        (np.full(400, 3.0), "BPR-d20/DE/seed1/ranks.npz: holds float64 of shape (400,), not a row"),
+        (np.full((20, 20), 3), "BPR-d20/DE/seed1/ranks.npz: holds int64 of shape (20, 20), not a"),
+    ],
+)
+def test_a_test_over_users_that_is_dropped_says_why(logs, ranks, reason):
+    (path,) = logs.rglob("DE/seed1/ranks.npz")
+    path.unlink()
+    if ranks is not None:
+        np.savez(path, test=ranks)
+    evidence = Evidence(logs)
+    found = evidence.compare([(1.0, at(DE)), (-1.0, at(STUDENT))], "H@5")
+    assert found.no_users.startswith(reason)
+    assert np.isnan(found.p_users)
+    assert f"no test over users: {reason}" in str(found)
+    assert found.splits == 3  # what is tested over splits stays
+    assert not np.isnan(found.p_splits)
+    assert evidence.user_values(at(DE), "H@5", 1) is None
+    text, rows = report.report(evidence, "table2")
+    assert f"No test over users of DE: {reason}" in text
+    assert {row.method for row in rows if row.no_users} == {"DE"}
+    other = evidence.compare([(1.0, at(RRD)), (-1.0, at(STUDENT))], "H@5")
+    assert other.no_users == ""
+    assert "no test" not in str(other)
+
+
+@pytest.mark.parametrize("kind", [np.int16, np.int32, np.int64, np.uint16])
+def test_ranks_are_read_whatever_their_integers(tmp_path, kind):
+    np.savez(tmp_path / "ranks.npz", test=np.array([1, 500, 3], dtype=kind))
+    found = read_ranks(tmp_path / "ranks.npz")
+    assert found.dtype == np.int64
+    assert found.tolist() == [1, 500, 3]
 
 
 def test_a_run_of_other_settings_is_no_evidence(logs, capsys):
@@ -324,26 +391,86 @@ def verdict(check, logs: Path) -> str:
     return check(Evidence(logs), "CiteULike").verdict
 
 
-def test_better_holds_if_it_is_significant(logs):
+def test_a_verdict_is_a_two_sided_t_test_over_three_splits_or_more():
+    generator = np.random.default_rng(0)
+    seen = set()
+    for _ in range(200):
+        values = generator.normal(generator.normal(), 1, size=generator.integers(2, 6))
+        test = ttest_1samp(values, 0)
+        expected = UNDECIDED
+        if len(values) > 2 and test.pvalue < 0.05:
+            expected = HOLDS if test.statistic > 0 else FAILS
+        assert claims.decide(values) == expected
+        seen.add((len(values), expected))
+    assert len(seen) == 1 + 3 * 3
+
+
+def test_less_than_the_papers_effect_does_not_hold_and_a_sure_gain_does():
+    values = [0.01, -0.01, 0.02]  # 0.0067, up to 0.0446
+    assert claims.decide(values) == claims.decide(values, paper=0.044) == UNDECIDED
+    assert claims.decide(values, paper=0.045) == FAILS
+    assert claims.decide(values[:2], paper=9.0) == UNDECIDED
+    assert claims.decide([0.01, 0.012, 0.011], paper=0.05) == HOLDS
+
+
+def test_all_parts_of_a_claim_must_hold_or_any():
+    def combined(*verdicts):
+        return claims.combine(verdicts), claims.combine(verdicts, any_of=True)
+
+    assert combined(HOLDS, HOLDS) == (HOLDS, HOLDS)
+    assert combined(HOLDS, UNDECIDED) == (UNDECIDED, HOLDS)
+    assert combined(FAILS, UNDECIDED) == (FAILS, UNDECIDED)
+    assert combined(HOLDS, NOT_RUN, UNDECIDED) == (NOT_RUN, HOLDS)
+    assert combined(FAILS, NOT_RUN, UNDECIDED) == (FAILS, NOT_RUN)
+    assert combined(FAILS, HOLDS) == (FAILS, HOLDS)
+    assert combined(FAILS, FAILS) == (FAILS, FAILS)
+
+
+def test_better_holds_if_splits_say_so(logs):
     assert verdict(claims.above("BPR", [DE], [STUDENT]), logs) == HOLDS
     assert verdict(claims.above("BPR", [STUDENT], [DE]), logs) == FAILS  # the other way round
-    assert verdict(claims.above("BPR", [RRD], [STUDENT]), logs) == FAILS  # no difference
+    assert verdict(claims.above("BPR", [RRD], [STUDENT]), logs) == UNDECIDED  # no difference
     assert verdict(claims.above("BPR", [DE_RRD], [STUDENT]), logs) == NOT_RUN
     assert verdict(claims.above("NeuMF", [DE], [STUDENT]), logs) == NOT_RUN
+
+
+def test_users_decide_nothing_alone(logs):
+    for seed in (1, 2):
+        shutil.rmtree(logs / planned(DE, "CiteULike", "BPR", seed).folder)
+    finding = claims.above("BPR", [DE], [STUDENT])(Evidence(logs), "CiteULike")
+    assert finding.verdict == UNDECIDED
+    assert Evidence(logs).compare([(1.0, at(DE)), (-1.0, at(STUDENT))], "H@5").p_users < 1e-9
+    assert finding.detail.endswith(", paper +0.0376")
+
+
+def test_the_papers_effect_decides_where_its_tables_have_it(logs, monkeypatch):
+    half = [dataclasses.replace(cell, phi=0.5) for cell in (DE, STUDENT)]
+    for seed, gain in enumerate((4, -3, 5)):  # of 1,000 users
+        for cells in ((DE, STUDENT), half):
+            for cell, count in zip(cells, (400 + gain, 400), strict=True):
+                shutil.rmtree(logs / planned(cell, *at(cell)[:2], seed).folder, ignore_errors=True)
+                fake_run(logs, at(cell), seed, hits(count))
+    assert verdict(claims.above("BPR", [DE], [STUDENT]), logs) == FAILS
+    assert verdict(claims.above("BPR", half[:1], half[1:]), logs) == UNDECIDED
+    flag = ("derrd_table2", "CiteULike", "BPR", "DE", "H@5")
+    monkeypatch.setattr(published, "flags", lambda: {flag: "misprint"})
+    finding = claims.above("BPR", [DE], [STUDENT])(Evidence(logs), "CiteULike")
+    assert finding.verdict == UNDECIDED
+    assert "paper" not in finding.detail
 
 
 def test_one_failure_decides_and_a_missing_run_does_not(logs):
     assert verdict(claims.above("BPR", [DE], [STUDENT, RRD]), logs) == HOLDS
     assert verdict(claims.above("BPR", [DE], [STUDENT, DE_RRD]), logs) == NOT_RUN
-    assert verdict(claims.above("BPR", [RRD], [STUDENT, DE_RRD]), logs) == FAILS
+    assert verdict(claims.above("BPR", [STUDENT], [DE, DE_RRD]), logs) == FAILS
     either = claims.above("BPR", [RRD, DE], [STUDENT], any_of=True)
     assert verdict(either, logs) == HOLDS
     assert verdict(claims.above("BPR", [RRD], [STUDENT, DE_RRD], any_of=True), logs) == NOT_RUN
-    assert verdict(claims.above("BPR", [RRD], [STUDENT], any_of=True), logs) == FAILS
+    assert verdict(claims.above("BPR", [STUDENT], [DE], any_of=True), logs) == FAILS
 
 
 def test_a_gain_can_be_compared_between_base_models(logs):
-    for seed in range(2):
+    for seed in range(3):
         fake_run(logs, at(STUDENT, "NeuMF"), seed, draw(0.2, 50 + seed))
         fake_run(logs, at(RRD, "NeuMF"), seed, draw(0.6, 60 + seed))
     (claim,) = [c for c in claims.CLAIMS if c.text == "RRD gains more on NeuMF than on BPR"]
@@ -352,15 +479,45 @@ def test_a_gain_can_be_compared_between_base_models(logs):
     assert "RRD on NeuMF - Student on NeuMF - RRD on BPR + Student on BPR" in finding.detail
 
 
-def test_a_ratio_holds_as_rounded(logs):
+def test_a_ratio_is_of_means_over_common_splits(logs):
     evidence = Evidence(logs)
     of_mine, of_teacher = (
         np.mean(list(evidence.values(at(cell)).values())) for cell in (DE, TEACHER)
     )
-    share = of_mine / of_teacher
-    assert verdict(claims.ratio("BPR", DE, share + 0.004), logs) == HOLDS
-    assert verdict(claims.ratio("BPR", DE, share + 0.006), logs) == FAILS
+    finding = claims.ratio("BPR", DE, 0.94)(evidence, "CiteULike")
+    assert f"DE / Teacher = {of_mine / of_teacher:.3f}; " in finding.detail
+    assert f"DE - 0.935 Teacher = {of_mine - 0.935 * of_teacher:+.4f}" in finding.detail
+    assert "paper +0.0016" in finding.detail
+    assert verdict(claims.ratio("BPR", DE, 0.5), logs) == HOLDS
+    assert verdict(claims.ratio("BPR", DE, 1.5), logs) == FAILS
     assert verdict(claims.ratio("BPR", DE_RRD, 0.1), logs) == NOT_RUN
+
+
+def test_a_ratio_holds_as_rounded(tmp_path):
+    for seed, more in enumerate((0, 1, 2)):
+        fake_run(tmp_path, at(DE), seed, hits(468 + more))
+        fake_run(tmp_path, at(TEACHER), seed, hits(500))
+    assert verdict(claims.ratio("BPR", DE, 0.935), tmp_path) == HOLDS  # 0.936 to 0.940
+    assert verdict(claims.ratio("BPR", DE, 0.938), tmp_path) == HOLDS
+    assert verdict(claims.ratio("BPR", DE, 0.95), tmp_path) == FAILS
+
+
+def test_a_peak_is_of_the_splits_that_all_its_cells_have(logs):
+    cells = [STUDENT, DE, RRD]
+    assert verdict(claims.peak("BPR", cells, [RRD, STUDENT]), logs) == FAILS
+    for seed in (5, 6, 7, 8, 9):  # easy splits, which the others do not have
+        fake_run(logs, at(RRD), seed, draw(0.99, seed))
+    finding = claims.peak("BPR", cells, [RRD, STUDENT])(Evidence(logs), "CiteULike")
+    assert finding.verdict == FAILS
+    assert finding.detail.startswith("best: DE, ")
+    assert "(3 splits, " in finding.detail
+    for seed in range(3):
+        fake_run(logs, at(DE_RRD), seed, draw(0.6, 10 * seed + 5))
+    assert verdict(claims.peak("BPR", [*cells, DE_RRD], [DE]), logs) == UNDECIDED
+    shutil.rmtree(logs / planned(RRD, "CiteULike", "BPR", 1).folder)
+    finding = claims.peak("BPR", cells, [DE])(Evidence(logs), "CiteULike")
+    assert finding.verdict == UNDECIDED  # two splits in common
+    assert "(2 splits, " in finding.detail
 
 
 def test_a_peak_is_where_the_best_mean_is(logs):
@@ -369,18 +526,30 @@ def test_a_peak_is_where_the_best_mean_is(logs):
     assert verdict(claims.peak("BPR", [STUDENT, DE, DE_RRD], [DE]), logs) == NOT_RUN
 
 
-def test_a_share_is_that_of_the_weighted_loss_up_to_the_best_epoch(logs):
-    check = claims.share("BPR", DE, "DE", 0.2, 0.2)
-    assert verdict(check, logs) == NOT_RUN
-    (folder,) = logs.rglob("DE/seed0")
+def keep_losses(logs: Path, seed: int, shares: list[float]) -> None:
+    """Write a curve of DE with these shares of its loss, weighted with 0.01, of the base loss."""
+    (folder,) = logs.rglob(f"DE/seed{seed}")
     with open(folder / "metrics.csv", "w") as file:  # epoch 1 is the best
-        rows = [["epoch", "base", "DE"], [0, 100, 500], [1, 100, 1500], [2, 100, 9000]]
-        csv.writer(file).writerows(rows)
-    finding = check(Evidence(logs), "CiteULike")  # lambda is 0.01
-    assert finding == (HOLDS, "5% at epoch 0, 15% at epoch 1 of seed 0")
+        rows = [[epoch, 100, 10_000 * share] for epoch, share in enumerate(shares)]
+        csv.writer(file).writerows([["epoch", "base", "DE"], *rows])
+
+
+def test_a_share_is_that_of_the_weighted_loss_at_the_best_epoch(logs):
+    check = claims.share("BPR", DE, "DE", 0.1, 0.2)
+    assert verdict(check, logs) == NOT_RUN
+    for seed, best in enumerate((0.15, 0.16, 0.14)):
+        assert verdict(check, logs) == (UNDECIDED if seed else NOT_RUN)  # too few splits
+        keep_losses(logs, seed, [0.9, best, 0.9])
+    assert check(Evidence(logs), "CiteULike") == (
+        HOLDS,
+        "90% at epoch 0, 15% at 1 of seed 0; 90% at epoch 0, 16% at 1 of seed 1; "
+        "90% at epoch 0, 14% at 1 of seed 2",
+    )
     assert verdict(claims.share("BPR", DE, "DE", 0.4, 0.5), logs) == FAILS
-    assert verdict(claims.share("BPR", DE, "DE", 0.01, 0.02), logs) == FAILS
-    assert verdict(claims.share("BPR", DE, "DE", 0.02, 0.03), logs) == HOLDS
+    assert verdict(claims.share("BPR", DE, "DE", 0.9, 0.9), logs) == FAILS  # not at epoch 0
+    assert verdict(claims.share("BPR", DE, "DE", 0.03, 0.06), logs) == FAILS
+    assert verdict(claims.share("BPR", DE, "DE", 0.2, 0.2), logs) == HOLDS  # a factor of two
+    assert verdict(claims.share("BPR", DE, "DE", 0.3, 0.4), logs) == UNDECIDED  # 0.15 is its end
 
 
 def test_groups_that_gain_are_counted(logs):
@@ -395,8 +564,18 @@ def test_groups_that_gain_are_counted(logs):
     for cell, count in ((claims.ATTENTION, 2), (claims.ONE_LARGE, 1)):
         fake_run(logs, at(cell), 0, np.where(groups < count, 1, 50))
     finding = check(Evidence(logs), "CiteULike")
-    assert finding.verdict == HOLDS
+    assert finding.verdict == UNDECIDED
     assert "groups of 4 that gain, seed 0: DE: 3, DE (a) Attention: 2" in finding.detail
+    for seed in (1, 2):
+        for cell in (TEACHER, STUDENT, DE, claims.ATTENTION, claims.ONE_LARGE):
+            source = logs / planned(cell, "CiteULike", "BPR", 0).folder
+            copy = source.with_name(f"seed{seed}")
+            shutil.copytree(source, copy, dirs_exist_ok=True)
+            summary = (copy / "summary.json").read_text().replace('"seed": 0', f'"seed": {seed}')
+            (copy / "summary.json").write_text(summary)
+            config = (copy / "config.json").read_text().replace('"seed": 0', f'"seed": {seed}')
+            (copy / "config.json").write_text(config)
+        assert verdict(check, logs) == (HOLDS if seed == 2 else UNDECIDED)
 
 
 def test_mutual_information_of_known_labellings():
@@ -413,16 +592,28 @@ def test_mutual_information_of_known_labellings():
 
 def test_experts_specialise_if_they_share_more_with_groups_at_the_end(logs):
     groups = np.repeat(np.arange(4), 100).astype(np.int8)
-    (teacher,) = logs.rglob("BPR-d200/no_KD/seed0")
-    (de,) = logs.rglob("DE/seed0")
-    np.savez(teacher / "user_space.npz", groups=groups)
-    np.savez(de / "selection-epoch0.npz", user=np.tile(np.arange(4), 100), item=np.zeros(3))
-    assert verdict(claims.specialises("BPR"), logs) == NOT_RUN
-    np.savez(de / "selection-epoch20.npz", user=groups, item=np.zeros(3))
-    assert verdict(claims.specialises("BPR"), logs) == HOLDS
-    np.savez(de / "selection-epoch0.npz", user=groups, item=np.zeros(3))
-    np.savez(de / "selection-epoch100.npz", user=np.tile(np.arange(4), 100), item=np.zeros(3))
-    assert verdict(claims.specialises("BPR"), logs) == FAILS
+    others = np.tile(np.arange(4), 100)
+
+    def choose(seed: int, epoch: int, users: np.ndarray) -> None:
+        (de,) = logs.rglob(f"DE/seed{seed}")
+        np.savez(de / f"selection-epoch{epoch}.npz", user=users, item=np.zeros(3))
+
+    check = claims.specialises("BPR")
+    for seed in range(3):
+        (teacher,) = logs.rglob(f"BPR-d200/no_KD/seed{seed}")
+        np.savez(teacher / "user_space.npz", groups=groups)
+        choose(seed, 0, others)
+        assert verdict(check, logs) == (UNDECIDED if seed else NOT_RUN)
+        choose(seed, 20, groups)
+    finding = check(Evidence(logs), "CiteULike")
+    assert finding.verdict == HOLDS
+    assert "0.000 at epoch 0, 1.000 at epoch 20; normalised mutual information, seed 1" in (
+        finding.detail
+    )
+    for seed in range(3):
+        choose(seed, 0, groups)
+        choose(seed, 100, others)
+    assert verdict(check, logs) == FAILS
 
 
 def test_no_claim_is_decided_without_runs(tmp_path):
@@ -522,6 +713,37 @@ def test_a_report_of_no_logs_is_refused_and_leaves_the_readme_alone(workdir):
     assert not (workdir / "results").exists()
 
 
+def test_claims_of_another_data_set_say_so(logs):
+    evidence = Evidence(logs)
+    for claim in claims.CLAIMS:
+        foursquare = claim.section.startswith(("5.3", "5.4"))
+        elsewhere = " (the paper: on Foursquare)" if foursquare else ""
+        assert claim.text_on("CiteULike") == claim.text + elsewhere
+        assert claim.text_on("Foursquare") == claim.text
+    assert "(the paper: on Foursquare)" in report.claims_table(evidence, "CiteULike", "table4")
+    assert "(the paper: on Foursquare)" not in report.claims_table(evidence, "CiteULike", "table2")
+
+
+def test_a_report_shows_what_is_undecided(tmp_path):
+    for cell in (STUDENT, DE):
+        fake_run(tmp_path, at(cell), 0, draw(0.5, 0))
+    text, _ = report.report(Evidence(tmp_path), "table2")
+    assert "| *undecided* | DE - Student = +0.0000 (1 split" in text
+
+
+def test_a_panel_of_figure_7_is_of_the_splits_that_all_its_cells_have(logs):
+    cells = {dict(cell.changes).get("num_experts"): cell for cell in EXPERIMENTS["figure7"]}
+    for count, seeds in ((5, (0, 1, 7)), (10, (0, 2))):
+        for seed in seeds:
+            fake_run(logs, at(cells[count]), seed, draw(0.5, 100 * count + seed))
+    evidence = Evidence(logs)
+    panels = report._panels(evidence, "CiteULike", "BPR")
+    # 30 is the tuned number: the run of DE
+    places = {0: STUDENT, 5: cells[5], 10: cells[10], 30: DE}
+    expected = {value: [evidence.values(at(cell))[0]] for value, cell in places.items()}
+    assert panels == {"experts M": {"DE": expected}}
+
+
 # --- beyond the papers ---------------------------------------------------------------------------
 
 
@@ -562,8 +784,14 @@ def test_controls_are_laid_beside_each_other(logs):
         if "the start: RRD" in line
     )
     difference = evidence.compare([(1.0, at(spectral)), (-1.0, at(random))], "H@5")
-    assert [cell.strip() for cell in line.split("|")[2:4]] == [f"{difference[0]:+.4f}", "2"]
+    assert [cell.strip() for cell in line.split("|")[2:4]] == [f"{difference.difference:+.4f}", "2"]
     assert "S2D" not in beyond.contrasts_table(evidence, *at(RRD)[:2])
+    assert "No test over users" not in beyond.contrasts_table(evidence, *at(RRD)[:2])
+    (logs / planned(spectral, "CiteULike", "BPR", 1).folder / "ranks.npz").unlink()
+    assert beyond.contrasts_table(Evidence(logs), *at(RRD)[:2]).endswith(
+        "\n\nNo test over users of the start: RRD, spectral - random: "
+        "BPR-d20/URRD-spectral-reg-0.0001/seed1/ranks.npz: no such file."
+    )
 
 
 def test_sizes_and_times_are_those_of_the_runs(logs):
