@@ -1,9 +1,9 @@
 """What the DE-RRD paper claims in its section 5, each with a check on our own runs.
 
 A verdict rests on splits, three or more (``decide``). A claim *holds* where p < 0.05 over them for
-what it says, and *does not hold* where p < 0.05 for the opposite, or where the 95 % confidence
-interval ends below an effect as large as the paper's; else it is *undecided*. It is *not run* as
-long as runs are missing that could still decide it.
+what it says, however small the gain. Else it *does not hold* where p < 0.05 for the opposite, or
+where the 95 % confidence interval ends below an effect as large as the paper's. What is left is
+*undecided*, or *not run* as long as runs are missing that could still decide it.
 
 The p-value over users that stands beside a difference decides nothing alone: it does not know the
 chance of training. On the published split, runs that differ in the seed of training alone have a
