@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from experiments.settings import with_defaults
-from Models import build_model, new_model
+from experiments.teacher import load_teacher
+from Models import new_model
 from Models.distillers import CD
 from Utils.data_utils import load_split
 from Utils.dataset import PairSampler
 from Utils.run import Run, is_finished
 from Utils.settings import RunSettings, launch, use_device
-from Utils.teacher import load_teacher
 
 
 # ---------------------------------------------------------------------------------------------
@@ -89,7 +89,7 @@ def main(args: Settings) -> None:
     if is_finished("CD", args, split):
         return
     student = new_model(args, split).to(device)
-    teacher = load_teacher(args, split, device, build_model)
+    teacher = load_teacher(args, split, device)
     distiller = CD(
         student,
         teacher,

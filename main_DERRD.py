@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from experiments.settings import with_defaults
-from Models import build_model, new_model
+from experiments.teacher import load_teacher
+from Models import new_model
 from Models.distillers import DE, RRD
-from Models.low_rank import spectral_start
+from Models.low_rank import require_assignable, spectral_start
 from Utils.data_utils import load_split
 from Utils.dataset import PairSampler
 from Utils.run import Run, epochs_of, is_finished
 from Utils.settings import RunSettings, launch, use_device
-from Utils.teacher import load_teacher
 
 
 # ---------------------------------------------------------------------------------------------
@@ -101,7 +101,9 @@ def main(args: Settings) -> None:
     if is_finished("DERRD", args, split):
         return
     student = new_model(args, split).to(device)
-    teacher = load_teacher(args, split, device, build_model)
+    if args.start == "spectral":
+        require_assignable(student)
+    teacher = load_teacher(args, split, device)
     if args.start == "spectral":
         spectral_start(student, teacher)
     de = DE(

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from experiments.settings import with_defaults
+from experiments.teacher import load_teacher
 from Models import build_model
 from Models.distillers import S2D
 from Models.low_rank import spectral_start
@@ -22,7 +23,6 @@ from Utils.data_utils import load_split
 from Utils.dataset import UserSampler
 from Utils.run import Run, is_finished
 from Utils.settings import RunSettings, launch, use_device
-from Utils.teacher import load_teacher
 
 
 # ---------------------------------------------------------------------------------------------
@@ -82,7 +82,7 @@ def main(args: Settings) -> None:
     if is_finished("S2D", args, split):
         return
     student = build_model("BPR", split.num_users, split.num_items, args.dim, args.seed).to(device)
-    teacher = load_teacher(args, split, device, build_model)
+    teacher = load_teacher(args, split, device)
     if args.start == "spectral":
         spectral_start(student, teacher)
     distiller = S2D(student, teacher, args.K, args.tau, args.num_samples, args.seed)

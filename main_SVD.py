@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from experiments.settings import with_defaults
-from Models import build_model, new_model
-from Models.low_rank import require_factors, spectral_start
+from experiments.teacher import load_teacher
+from Models import new_model
+from Models.low_rank import require_assignable, spectral_start
 from Utils.data_utils import load_split
 from Utils.run import Run, is_finished
 from Utils.settings import RunSettings, launch, use_device
-from Utils.teacher import load_teacher
 
 
 # ---------------------------------------------------------------------------------------------
@@ -59,8 +59,8 @@ def main(args: Settings) -> None:
     if is_finished("SVD", args, split):
         return
     student = new_model(args, split).to(device)
-    require_factors(student)
-    teacher = load_teacher(args, split, device, build_model)
+    require_assignable(student)
+    teacher = load_teacher(args, split, device)
 
     with Run("SVD", args, split, student, teacher=teacher) as run:
         for _ in run.epochs():

@@ -16,7 +16,7 @@ from experiments.settings import with_defaults
 from Models import new_model
 from Utils.data_utils import load_split
 from Utils.dataset import PairSampler
-from Utils.run import Run
+from Utils.run import Run, is_finished
 from Utils.settings import RunSettings, launch, use_device
 
 
@@ -59,6 +59,8 @@ def main(args: Settings) -> None:
     args = with_defaults("no_KD", args)
     device = use_device(args)
     split = load_split(args.dataset, args.split, args.seed, args.data_dir)
+    if is_finished("no_KD", args, split):
+        return
     model = new_model(args, split).to(device)
     sampler = PairSampler(split, args.batch_size, args.seed, device)
 

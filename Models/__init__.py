@@ -1,5 +1,6 @@
 """Base models by name."""
 
+import os
 from typing import Any
 
 from Models.bpr import BPR
@@ -10,6 +11,7 @@ from Utils.errors import UserError, require_known
 from Utils.seeding import torch_generator
 
 MODELS: dict[str, type[Recommender]] = {"BPR": BPR, "NeuMF": NeuMF}
+BYTES = 16  # for each parameter in training: it, its gradient and Adam's two moments, float32
 
 
 def build_model(
@@ -22,12 +24,20 @@ def build_model(
     Raises
     ------
     UserError
-        If there is no such model, or if it does not have a setting that is given.
+        If there is no such model, if it does not have a setting that is given, or if this machine
+        could not hold a vector of this size for each user and item.
     """
     require_known("--model", name, MODELS)
     given = {option: value for option, value in options.items() if value is not None}
     for option in given.keys() - set(MODELS[name].options):
         raise UserError(f"--{option} {given[option]}: {name} has no such setting; leave it out")
+    needed = BYTES * (num_users + num_items) * dim
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > memory:
+        raise UserError(
+            f"--dim {dim}: training {name} takes {needed / 1e9:,.0f} GB or more, and this machine "
+            f"has {memory / 1e9:,.0f} GB of memory; use a smaller one"
+        )
     generator = torch_generator(seed, f"init {name}")
     return MODELS[name](num_users, num_items, dim, **given, generator=generator)
 

@@ -58,6 +58,12 @@ class BPR(Recommender):
         """Return rows of the two tables: ``(B, d)`` for users, ``(C, d)`` for items."""
         return {"user": self.user(users), "item": self.item(items)}
 
-    def factors(self) -> tuple[Tensor, Tensor]:
+    def encode(self) -> tuple[Tensor, Tensor]:
         """Return the two embedding tables: ``(num_users, d)``, ``(num_items, d)``."""
         return self.user.weight, self.item.weight
+
+    @torch.no_grad()
+    def assign(self, users: Tensor, items: Tensor) -> None:
+        """Copy these into the two embedding tables."""
+        self.user.weight.copy_(users)
+        self.item.weight.copy_(items)

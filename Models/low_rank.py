@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from Models.recommender import Recommender
+from Models.teacher import CHUNK, Teacher
 from Utils.errors import UserError
 from Utils.seeding import torch_generator
-from Utils.teacher import CHUNK, Teacher
 
 EXTRA = 10  # columns beyond those wanted, while the scores' largest directions are sought
 PASSES = 3  # over all scores, for the same
@@ -18,25 +18,28 @@ def spectral_start(student: Recommender, teacher: Teacher) -> None:
     Raises
     ------
     UserError
-        If the student's scores are not inner products, or if the teacher's have a smaller rank
+        If the student does not take given factors, or if the teacher's scores have a smaller rank
         than the student is large.
     """
-    own = require_factors(student)
-    factors = teacher.model.factors() or leading_factors(teacher.model, student.dim + EXTRA)
+    require_assignable(student)
+    factors = teacher.model.encode() or leading_factors(teacher.model, student.dim + EXTRA)
     rank = min(*factors[0].shape, *factors[1].shape)
     if student.dim > rank:
         raise UserError(
             f"--dim {student.dim}: {teacher.path} has scores of rank {rank}; a student that starts "
             f"from them is at most as large"
         )
-    with torch.no_grad():
-        for mine, best in zip(own, low_rank_factors(*factors, student.dim), strict=True):
-            mine.copy_(best)
+    student.assign(*low_rank_factors(*factors, student.dim))
+
+
+def require_assignable(student: Recommender) -> None:
+    """Raise ``UserError`` unless the student takes given factors: before a teacher is trained."""
+    student.assign(*require_factors(student))  # its own, so nothing changes
 
 
 def require_factors(student: Recommender) -> tuple[Tensor, Tensor]:
     """Return the student's factors; raise ``UserError`` if its scores are no inner products."""
-    factors = student.factors()
+    factors = student.encode()
     if factors is None:
         kind = type(student).__name__
         raise UserError(f"--model {kind}: its scores are not inner products, as this needs them")

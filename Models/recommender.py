@@ -5,6 +5,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from Utils.errors import UserError
+
 
 class Recommender(nn.Module, ABC):
     """A base model for ``num_users`` x ``num_items`` with representations of size ``dim``.
@@ -50,9 +52,25 @@ class Recommender(nn.Module, ABC):
         ``{"user": (B, d), "item": (C, d)}`` for ``(B,)`` users and ``(C,)`` items.
         """
 
-    def factors(self) -> tuple[Tensor, Tensor] | None:
-        """Return ``(num_users, d)`` and ``(num_items, d)`` if scores are their inner products."""
+    def encode(self) -> tuple[Tensor, Tensor] | None:
+        """Return ``(num_users, d)`` and ``(num_items, d)`` if scores are their inner products.
+
+        To be read: what is written into them may be lost, for a model may compute them.
+        """
         return None
+
+    def assign(self, users: Tensor, items: Tensor) -> None:
+        """Make these, of the shapes that ``encode`` returns, the factors.
+
+        Raises
+        ------
+        UserError
+            If the model does not keep its factors, but computes them, or has none.
+        """
+        raise UserError(
+            f"--model {type(self).__name__}: its factors are not kept, but computed, so it cannot "
+            f"start from given ones; use --model BPR, or another start"
+        )
 
     def num_parameters(self) -> int:
         """Return the number of parameters, frozen or not."""

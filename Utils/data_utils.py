@@ -6,6 +6,7 @@
 
 import hashlib
 import http.client
+import re
 import sys
 import urllib.error
 import urllib.request
@@ -17,7 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from Utils.errors import UserError
-from Utils.files import read_npz, sha256_of, write_whole
+from Utils.files import ANEW, read_npz, require_ids, sha256_of, write_whole
 from Utils.seeding import numpy_generator
 from Utils.synthetic import synthetic_pairs
 
@@ -46,6 +47,7 @@ SOURCES = {
         min_count=10,
     ),
 }
+NUMBER = re.compile(rb"-?\d{1,20}")  # int() takes 1_000 and other forms, too
 SYNTHETIC = "synthetic"  # the built-in data set, made by Utils/synthetic.py
 
 
@@ -83,7 +85,10 @@ class Interactions:
         _, inverse, counts = np.unique(user_ids, return_inverse=True, return_counts=True)
         keep = counts[inverse] >= min_count
         if not keep.any():
-            raise UserError(f"{where}: no user has {min_count} items; lower the minimum count")
+            raise UserError(
+                f"{where}: no user has {min_count} items, the fewest that are kept; is this the "
+                f"whole file?"
+            )
         users, kept_users = _by_first_appearance(user_ids[keep])
         items, kept_items = _by_first_appearance(item_ids[keep])
         order = np.argsort(users, kind="stable")
@@ -113,7 +118,7 @@ def read_users_dat(path: Path, min_count: int) -> Interactions:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path}: cannot read ({error.strerror}); put the file there") from error
+        raise UserError(f"{path}: cannot read ({error.strerror}); mend that") from error
     if not content:
         raise UserError(f"{path}: the file is empty; put the complete file there")
     rows = [_items_of(line, f"{path}:{n}") for n, line in enumerate(content.splitlines(), 1)]
@@ -133,13 +138,10 @@ def _items_of(line: bytes, where: str) -> list[int]:
     """Parse one line of ``users.dat`` and return its items."""
     values = []
     for token in line.split():
-        try:
-            values.append(int(token))
-        except ValueError:
+        if not NUMBER.fullmatch(token):
             text = token.decode(errors="replace")[:40]
-            raise UserError(
-                f"{where}: {text!r} is not a number; a line is 'count item item ...'"
-            ) from None
+            raise UserError(f"{where}: {text!r} is not a number; a line is 'count item item ...'")
+        values.append(int(token))
     if not values:
         raise UserError(f"{where}: the line is empty; a user without items is the line '0'")
     count, *items = values
@@ -177,24 +179,29 @@ class LeaveOneOutSplit:
     candidates: np.ndarray
 
     def __post_init__(self) -> None:
-        """Refuse arrays of the wrong shape and ids out of range: native kernels do not look."""
-        users, items = self.num_users, self.num_items
-        fits = (
-            self.train_users.shape == self.train_items.shape == (self.train_users.size,)
-            and self.valid.shape == self.test.shape == (users,)
-            and self.candidates.ndim == 2
-            and self.candidates.shape[0] == users
-            and _all_below(self.train_users, users)
-            and all(
-                _all_below(ids, items)
-                for ids in (self.train_items, self.valid, self.test, self.candidates)
-            )
-        )
-        if not fits:
-            raise UserError(
-                f"{self.dataset} {self.name}: the split's shapes or ids do not fit "
-                f"{users:,} users and {items:,} items; delete the file and make it anew"
-            )
+        """Refuse what native kernels would take as it is, and what the protocol does not have."""
+        users, items = counts = self.num_users, self.num_items
+        texts = self.dataset, self.name, self.source_sha256
+        if not all(isinstance(text, str) for text in texts) or not all(
+            isinstance(count, int) and 0 < count < 2**31 for count in counts
+        ):
+            raise UserError(f"the split's names, or numbers of users and items, are none; {ANEW}")
+        where = f"{self.dataset} {self.name}"
+        shapes = {"train_users": (None,), "train_items": np.shape(self.train_users)}
+        shapes |= {"valid": (users,), "test": (users,), "candidates": (users, NUM_CANDIDATES)}
+        for name, shape in shapes.items():
+            ids = np.asarray(getattr(self, name))
+            wanted = np.int32 if name == "candidates" else np.int64
+            require_ids(where, name, ids, shape, users if name == "train_users" else items)
+            if ids.dtype != wanted or not ids.size:
+                raise UserError(f"{where}: {name} is empty or not of {wanted.__name__}; {ANEW}")
+        held_out = np.stack([self.valid, self.test])  # (2, U)
+        trained = self.train_users * items + self.train_items
+        keys = np.sort(np.append(trained, np.arange(users) * items + held_out))
+        if (keys[1:] == keys[:-1]).any():
+            raise UserError(f"{where}: a pair of user and item stands there twice; {ANEW}")
+        if any((self.candidates == column[:, None]).any() for column in held_out):
+            raise UserError(f"{where}: held-out items are among the candidates; {ANEW}")
 
     @cached_property
     def sha256(self) -> str:
@@ -228,14 +235,11 @@ class LeaveOneOutSplit:
         """Read a split that ``save`` wrote; raises ``UserError`` for any other file."""
         arrays = read_npz(path, ["format", *cls.__dataclass_fields__])
         if arrays.pop("format") != SPLIT_FORMAT:
-            raise UserError(
-                f"{path}: not of the format {SPLIT_FORMAT!r}; delete it to make it anew"
-            )
-        return cls(**{k: v.item() if v.ndim == 0 else v for k, v in arrays.items()})
-
-
-def _all_below(ids: np.ndarray, bound: int) -> bool:
-    return bool(ids.size) and ids.min() >= 0 and ids.max() < bound
+            raise UserError(f"{path}: not of the format {SPLIT_FORMAT!r}; {ANEW}")
+        try:
+            return cls(**{k: v.item() if v.ndim == 0 else v for k, v in arrays.items()})
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
 
 
 def leave_one_out(interactions: Interactions, seed: int, dataset: str = "data") -> LeaveOneOutSplit:
@@ -254,7 +258,7 @@ def leave_one_out(interactions: Interactions, seed: int, dataset: str = "data") 
     if few.size:
         raise UserError(
             f"{dataset}: user {interactions.user_ids[few[0]]} has {counts[few[0]]} items and "
-            f"leave-one-out needs 3; raise the minimum count"
+            f"leave-one-out needs 3; leave such users out"
         )
     full = np.flatnonzero(num_items - counts < NUM_CANDIDATES)
     if full.size:
@@ -299,15 +303,19 @@ def read_published_split(path: Path, dataset: str) -> LeaveOneOutSplit:
     nobody has touched; some candidate lists hold it, so it is kept. Their extra user is not.
     """
     arrays = read_npz(path, ["train", "users", "valid", "test", "candidates", "shape"])
-    users = arrays["users"]
+    users, num_items = arrays["users"], int(arrays["shape"].flat[-1])
     if not np.array_equal(users, np.arange(len(users))):
         raise UserError(f"{path}: the users are not numbered 0, 1, 2, ...; take the published file")
+    shapes = {"valid": (len(users),), "test": (len(users),)}
+    shapes |= {"candidates": (len(users), NUM_CANDIDATES), "train": (None, 2)}
+    for name, shape in shapes.items():
+        require_ids(path, name, arrays[name], shape, num_items)
     return LeaveOneOutSplit(
         dataset=dataset,
         name="published",
         source_sha256=sha256_of(path),
         num_users=len(users),
-        num_items=int(arrays["shape"][1]),
+        num_items=num_items,
         train_users=arrays["train"][:, 0].astype(np.int64),
         train_items=arrays["train"][:, 1].astype(np.int64),
         valid=arrays["valid"].astype(np.int64),
@@ -364,10 +372,14 @@ def load_interactions(dataset: str, data_dir: str) -> Interactions:
     path = Path(data_dir) / dataset / "users.dat"
     if not path.exists():
         download(source.url, source.sha256, path)
-    interactions = read_users_dat(path, source.min_count)
-    if interactions.sha256 != source.sha256:
-        warn(f"{path}: not the public file ({source.url}); results will not compare")
-    return interactions
+    found = sha256_of(path)
+    if found != source.sha256:
+        raise UserError(
+            f"{path}: not the public file (sha256 {found[:8]}..., not {source.sha256[:8]}...), and "
+            f"runs on other data must not stand under its name; delete it to have that of "
+            f"{source.url} downloaded"
+        )
+    return read_users_dat(path, source.min_count)
 
 
 def download(url: str, sha256: str, path: Path) -> None:

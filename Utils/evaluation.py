@@ -34,7 +34,7 @@ class Evaluator:
         """
         was_training = model.training
         model.eval()
-        factors = model.factors()
+        factors = model.encode()
         num_users, num_candidates = self.candidates.shape
         # Candidates are sorted: 64 neighbouring columns lie in an eighth of the item table, which
         # stays in the cache while thousands of users pass. That is three times faster at d = 200.

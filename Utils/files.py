@@ -1,20 +1,28 @@
-"""Files that are written whole or not at all, and their hashes."""
+"""Files that are written whole or not at all, and checked when they are read."""
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
 import os
 import zipfile
-import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from Utils.errors import UserError
+from Utils.errors import UserError, is_out_of_memory
+
+ANEW = "delete it and make it anew"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # there is no room
+
+# ---------------------------------------------------------------------------------------------
+# Writing
+# ---------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -29,6 +37,7 @@ def write_whole(path: Path) -> Iterator[BinaryIO]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(path.parent, path.name)
         try:
             with open(temporary, "wb") as file:
                 yield file
@@ -40,57 +49,36 @@ def write_whole(path: Path) -> Iterator[BinaryIO]:
                 temporary.unlink(missing_ok=True)
 
 
+def remove_leftovers(folder: Path, name: str = "*") -> None:
+    """Delete what processes that were killed had begun to write, of the file ``name`` or of all."""
+    for leftover in folder.glob(f".{name}.*.tmp"):
+        writer = leftover.name.split(".")[-2]
+        with contextlib.suppress(OSError):
+            if writer.isdigit() and not _is_alive(int(writer)):
+                leftover.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        pass
+    return True
+
+
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
     """Turn the system's refusals (missing rights, full disk) into one line about ``path``."""
     try:
         yield
+    except BrokenPipeError:  # no file, but whoever read the output
+        raise
     except OSError as error:
-        raise UserError(
-            f"{path}: cannot write ({error.strerror}); make room or choose another folder"
-        ) from error
-
-
-@contextlib.contextmanager
-def lock_folder(folder: Path) -> Iterator[None]:
-    """Hold a folder for this process alone; the system lets go of it when the process ends."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise UserError(
-            f"{folder}: another process writes here; wait for it or use --name"
-        ) from None
-    try:
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def read_npz(path: Path, names: list[str]) -> dict[str, np.ndarray]:
-    """Return the named arrays of an ``.npz`` file.
-
-    Raises
-    ------
-    UserError
-        If the file is missing, cut short, or holds other things.
-    """
-    try:
-        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
-            return {name: file[name] for name in names}
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except KeyError as error:
-        raise UserError(f"{path}: holds no {error}; it is another kind of file") from error
-    except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{path}: cut short or no .npz file; delete it and make it anew") from error
+        full = error.errno in FULL or error.errno is None  # torch does not say why
+        remedy = "make room" if full else "mend its rights or choose another folder"
+        raise UserError(f"{path}: cannot write ({error.strerror}); {remedy}") from error
 
 
 def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
@@ -100,6 +88,140 @@ def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
             torch.save(content, file)
         except RuntimeError as error:  # how torch reports that the file took no more bytes
             raise OSError(None, str(error).splitlines()[0]) from error
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a readable JSON file."""
+    with write_whole(path) as file:
+        file.write(json.dumps(content, indent=2).encode() + b"\n")
+
+
+@contextlib.contextmanager
+def lock_folder(folder: Path, wait: bool = False) -> Iterator[None]:
+    """Hold a folder for this process alone; the system lets go of it when the process ends.
+
+    With ``wait``, a folder that another process holds is waited for.
+
+    Raises
+    ------
+    UserError
+        If another process holds it, and nobody waits.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not wait:
+                raise UserError(
+                    f"{folder}: another process writes here; wait for it or use --name"
+                ) from None
+            print(f"{folder}: another process writes here; waiting for its end", flush=True)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+# ---------------------------------------------------------------------------------------------
+# Reading: nothing comes in unchecked
+# ---------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _opened(path: Path, kind: str, remedy: str) -> Iterator[BinaryIO]:
+    """Open a file, and say in one line what is wrong where it cannot be opened or understood."""
+    try:
+        file = open(path, "rb")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; {remedy}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot read ({error.strerror}); mend that") from error
+    with file:
+        try:
+            yield file
+        except UserError:
+            raise
+        except Exception as error:  # broken and foreign files make libraries raise all kinds
+            if is_out_of_memory(error):
+                raise UserError(f"{path}: not enough memory to read it; make room") from error
+            raise UserError(f"{path}: cut short, damaged or no {kind}; {remedy}") from error
+
+
+def _check_zip(file: BinaryIO) -> None:
+    """Raise if a member's checksum does not fit; both NumPy and PyTorch write zip files."""
+    with zipfile.ZipFile(file) as archive:
+        if broken := archive.testzip():
+            raise zipfile.BadZipFile(broken)
+    file.seek(0)
+
+
+def read_npz(path: Path, names: list[str], remedy: str = ANEW) -> dict[str, np.ndarray]:
+    """Return the named arrays of an ``.npz`` file.
+
+    Raises
+    ------
+    UserError
+        If the file is missing, damaged (by its checksums), holds other things, or numbers that are
+        not finite.
+    """
+    with _opened(path, ".npz file", remedy) as raw:
+        _check_zip(raw)
+        with np.load(raw, allow_pickle=False) as file:
+            for name in names:
+                if name not in file.files:
+                    raise UserError(f"{path}: holds no {name!r}; it is another kind of file")
+            arrays = {name: file[name] for name in names}
+        for name, array in arrays.items():
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise UserError(f"{path}: {name} has values that are not finite; {remedy}")
+    return arrays
+
+
+def require_ids(
+    where: object, name: str, ids: np.ndarray, shape: tuple[int | None, ...], bound: int
+) -> None:
+    """Raise ``UserError`` unless these are integers of this shape, from 0 to ``bound`` - 1.
+
+    Native kernels do not look. None in ``shape`` is any length.
+    """
+    fits = len(ids.shape) == len(shape) and all(
+        wanted in (None, found) for wanted, found in zip(shape, ids.shape, strict=True)
+    )
+    if not fits or ids.dtype.kind not in "iu":
+        wanted = " x ".join("any" if length is None else f"{length:,}" for length in shape)
+        found = f"{ids.dtype} of {' x '.join(f'{length:,}' for length in ids.shape) or 'one'}"
+        raise UserError(f"{where}: {name} is {found}, not {wanted} integers; {ANEW}")
+    if ids.size and not (ids.min() >= 0 and ids.max() < bound):
+        raise UserError(
+            f"{where}: {name} has {ids.min()} to {ids.max()}, beyond 0 to {bound - 1:,}; {ANEW}"
+        )
+
+
+def require_like(
+    path: Path, what: str, found: object, expected: dict[str, Tensor], remedy: str
+) -> None:
+    """Raise ``UserError`` unless ``found`` has tensors of these names, shapes and dtypes."""
+    found = found if isinstance(found, dict) else {}
+    for name in {**expected, **found}:
+        mine, theirs = expected.get(name), found.get(name)
+        if not (isinstance(mine, Tensor) and isinstance(theirs, Tensor)):
+            said = "missing" if theirs is None else "not expected"
+        elif (mine.shape, mine.dtype) != (theirs.shape, theirs.dtype):
+            said = f"{_size(theirs)}, not {_size(mine)}"
+        else:
+            continue
+        raise UserError(f"{path}: its {what} do not fit, {_short(name)} is {said}; {remedy}")
+
+
+def _size(tensor: Tensor) -> str:
+    return f"{' x '.join(map(str, tensor.shape)) or 'one'} {str(tensor.dtype).split('.')[1]}"
+
+
+def _short(value: object) -> str:
+    """Return a value as text that fits into a line."""
+    text = str(value).replace("\n", " ")
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def read_checkpoint(
@@ -113,30 +235,41 @@ def read_checkpoint(
     Raises
     ------
     UserError
-        If the file is cut short or foreign, or differs in one of the entries of ``identity``.
+        If the file is damaged (by its checksums) or foreign, if it differs in one of the entries
+        of ``identity``, or if it has numbers that are not finite.
     """
-    try:
-        content = torch.load(path, map_location=device, weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; {remedy}") from None
-    except Exception as error:  # a broken or foreign file makes torch raise one of many kinds
-        raise UserError(f"{path}: cut short or no checkpoint; {remedy}") from error
+    with _opened(path, "checkpoint", remedy) as file:
+        _check_zip(file)
+        content = torch.load(file, map_location=device, weights_only=True)
     for key, expected in identity.items():
         found = content.get(key) if isinstance(content, dict) else None
-        if found != expected:
-            raise UserError(f"{path}: its {key} is {found}, not {expected}; {remedy}")
+        if type(found) is not type(expected) or found != expected:
+            raise UserError(f"{path}: its {key} is {_short(found)}, not {expected}; {remedy}")
+    if not all(tensor.isfinite().all() for tensor in _tensors(content)):
+        raise UserError(f"{path}: has numbers that are not finite; {remedy}")
     return content
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a readable JSON file."""
-    with write_whole(path) as file:
-        file.write(json.dumps(content, indent=2).encode() + b"\n")
+def _tensors(content: object) -> Iterator[Tensor]:
+    """Yield all tensors in nested dictionaries and lists."""
+    if isinstance(content, Tensor):
+        yield content
+    elif isinstance(content, dict | list | tuple):
+        parts: Iterable[object] = content.values() if isinstance(content, dict) else content
+        for part in parts:
+            yield from _tensors(part)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file; raises ``UserError`` if it is missing or broken."""
-    try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: missing or no JSON; --overwrite starts again") from error
+def read_json(path: Path, remedy: str = "--overwrite starts again") -> dict[str, Any]:
+    """Read a JSON file that holds an object; raises ``UserError`` if it is missing or broken."""
+    with _opened(path, "JSON file", remedy) as file:
+        content = json.loads(file.read())
+        if not isinstance(content, dict):
+            raise ValueError(path)
+    return content
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
+    with _opened(path, "file", "put it there") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,9 +1,12 @@
 """Adam over dense tables fed with sparse gradients."""
 
 from collections.abc import Iterable
+from pathlib import Path
 
 import torch
 from torch import nn
+
+from Utils.files import require_like
 
 
 class DenseAdam(torch.optim.Adam):
@@ -36,3 +39,25 @@ class DenseAdam(torch.optim.Adam):
         self.zero_grad(set_to_none=True)
         for buffer, rows in touched:
             buffer.index_fill_(0, rows, 0)
+
+    def load_moments(self, path: Path, kept: object, remedy: str) -> None:
+        """Go on with the moments of a ``state_dict`` that was read from ``path``.
+
+        Raises
+        ------
+        UserError
+            If they are not of the parameters' shapes: the fused update does not look.
+        """
+        state = kept.get("state") if isinstance(kept, dict) else None
+        state = state if isinstance(state, dict) else {"moments": kept}
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        expected, found = {}, {}
+        for index, moments in state.items():
+            if index in range(len(parameters)):
+                like = parameters[index]
+                parts = {"step": torch.zeros(()), "exp_avg": like, "exp_avg_sq": like}
+                expected |= {f"{index}.{name}": part for name, part in parts.items()}
+            moments = moments if isinstance(moments, dict) else {"": moments}
+            found |= {f"{index}.{name}": value for name, value in moments.items()}
+        require_like(path, "moments", found, expected, remedy)
+        self.load_state_dict(self.state_dict() | {"state": state})

@@ -5,28 +5,33 @@ logs/<data set>/<model>-d<dim>/<method>[-<name>]/<split>/         kept: config.j
                                                                   ranks.npz,
                                                                   <name>-epoch<n>.npz if wanted
 checkpoints/<the same>/                                           best.pt, last.pt
+checkpoints/<the same>/again/       what logs/ would have, while a finished run is trained again for
+                                    weights that are not at hand: logs/ stays as it is
 """
 
 import contextlib
+import os
 import platform
 import resource
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator
+from copy import deepcopy
 from dataclasses import asdict, fields
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from Utils.data_utils import LeaveOneOutSplit
+from Utils.data_utils import LeaveOneOutSplit, warn
 from Utils.errors import UserError
 from Utils.evaluation import CUTOFFS, METRICS, Evaluator
 from Utils.files import (
@@ -34,6 +39,8 @@ from Utils.files import (
     lock_folder,
     read_checkpoint,
     read_json,
+    remove_leftovers,
+    require_like,
     write_checkpoint,
     write_json,
     write_whole,
@@ -43,6 +50,7 @@ from Utils.selection import Selection
 from Utils.settings import RunSettings
 
 FORMAT = "recdistill run 1"
+ROOT = Path(__file__).resolve().parents[1]
 CHECKPOINT_SHARE = 0.05  # of the time may go into writing last.pt; a killed run repeats the rest
 
 
@@ -104,39 +112,68 @@ class Run:
         self.best: dict[str, Any] | None = None  # best weights and ranks not yet on disk
         self.saved_at, self.saving_took = -float("inf"), 0.0
         self.finished = self.interrupted = False
+        self.kept: Path | None = None  # the summary of the finished run that this one repeats
 
     # --- start ---------------------------------------------------------------------------------
 
     def __enter__(self) -> "Run":
-        with contextlib.ExitStack() as stack, disk_errors(self.logs):
-            self.logs.mkdir(parents=True, exist_ok=True)
-            self.checkpoints.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(lock_folder(self.checkpoints))
+        with contextlib.ExitStack() as stack:
+            for folder in (self.logs, self.checkpoints):
+                with disk_errors(folder):
+                    folder.mkdir(parents=True, exist_ok=True)
+            with disk_errors(self.checkpoints):
+                stack.enter_context(lock_folder(self.checkpoints, wait=self.args.resume))
             if self.args.overwrite:
-                _empty(self.logs)
-                _empty(self.checkpoints)
+                for folder in (self.logs, self.checkpoints):
+                    with disk_errors(folder):
+                        _empty(folder)
             self.finished = is_finished(self.method, self.args, self.split)
             if not self.finished:
-                self._start(stack)
+                with disk_errors(self.logs):
+                    self._start(stack)
             self.stack = stack.pop_all()
         return self
 
     def _start(self, stack: contextlib.ExitStack) -> None:
         """Resume or begin, and open what the loop writes to."""
+        summary = self.logs / "summary.json"
+        if summary.exists() and not differences(read_config(self.logs)["settings"], self.args):
+            self.kept, self.logs = summary, self.checkpoints / "again"
+            self.logs.mkdir(exist_ok=True)
         resumed = self._resume()
+        if summary.exists() and not self.kept:  # more epochs than before
+            if not resumed:
+                raise UserError(
+                    f"{self.logs}: holds a shorter run, but {self.checkpoints} does not hold what "
+                    f"is needed to go on; --overwrite starts again"
+                )
+            summary.unlink()
         for folder in (self.logs, self.checkpoints):
-            for leftover in folder.glob(".*.tmp"):  # of a process that was killed
-                leftover.unlink()
-        if not resumed:
+            remove_leftovers(folder)
+        if not (resumed and self._has_config()):
             self._write_config()
-        mode = "a" if resumed else "w"
-        self.log_file = stack.enter_context(open(self.logs / "train.log", mode))
-        self.metrics_file = stack.enter_context(open(self.logs / "metrics.csv", "w"))
+        self.log_file = self._open(stack, "train.log", "a" if resumed else "w")
+        self.metrics_file = self._open(stack, "metrics.csv", "w")
         for row in self.history:
             self._write_row(row)
         self._greet()
         handler = signal.signal(signal.SIGINT, self._on_interrupt)
         stack.callback(signal.signal, signal.SIGINT, handler)
+
+    def _has_config(self) -> bool:
+        if not (self.logs / "config.json").exists():
+            return False
+        return not differences(read_config(self.logs)["settings"], self.args)
+
+    def _open(self, stack: contextlib.ExitStack, name: str, mode: str) -> IO[str]:
+        file = open(self.logs / name, mode)
+
+        def close() -> None:
+            with contextlib.suppress(OSError):  # every line was flushed, or its error reported
+                file.close()
+
+        stack.callback(close)
+        return file
 
     def _resume(self) -> bool:
         """Load the last checkpoint, if there is one and it is wanted."""
@@ -147,11 +184,21 @@ class Run:
             raise UserError(
                 f"{self.logs}: holds an unfinished run; --resume goes on, --overwrite starts again"
             )
-        refuse_other_settings(self.logs, self.args)
+        if not path.with_name("best.pt").exists():
+            warn(f"{path}: the best weights are not beside it, so training starts again")
+            return False
         last = read_checkpoint(path, self.identity, self.device)
+        remedy = "--overwrite starts again"
+        settings = last.get("settings")
+        if not isinstance(settings, dict):
+            raise UserError(f"{path}: does not say with which settings; {remedy}")
+        refuse(self.logs, differences(settings, self.args, longer=True))
+        require_like(path, "weights", last.get("modules"), self.modules.state_dict(), remedy)
         self.modules.load_state_dict(last["modules"])
-        self.optimizer.load_state_dict(last["optimizer"])
-        self.history, self.seconds = last["history"], last["seconds"]
+        self.optimizer.load_moments(path, last.get("optimizer"), remedy)
+        self.history, self.seconds = last.get("history"), last.get("seconds")
+        if not _is_history(self.history, self.seconds):
+            raise UserError(f"{path}: its epochs or times are no such; {remedy}")
         for epoch, row in enumerate(self.history):
             self.selection.update(epoch, row)
         return True
@@ -161,7 +208,7 @@ class Run:
             "format": FORMAT,
             "script": self.script,
             "command": _command(self.script),
-            "settings": asdict(self.args),
+            "settings": self._settings(),
             "data": {
                 "source_sha256": self.split.source_sha256,
                 "split_sha256": self.split.sha256,
@@ -181,8 +228,15 @@ class Run:
         }
         write_json(self.logs / "config.json", config)
 
+    def _settings(self) -> dict[str, Any]:
+        """Return the settings; a teacher that was named has a size of its own."""
+        settings = asdict(self.args)
+        if self.teacher and "teacher_dim" in settings:
+            settings["teacher_dim"] = self.teacher.model.dim
+        return settings
+
     def _greet(self) -> None:
-        settings = " ".join(f"{key}={value}" for key, value in asdict(self.args).items())
+        settings = " ".join(f"{key}={value}" for key, value in self._settings().items())
         self._say(f"{self.script}: {settings}")
         self._say(self.split.describe())
         self._say(
@@ -270,6 +324,7 @@ class Run:
             self.seconds[part] += seconds
         row = {"epoch": epoch} | losses | metrics
         self.history.append(row)
+        self._require_logs()
         with disk_errors(self.logs):
             self._write_row(row)
         if self.selection.update(epoch, metrics):
@@ -312,6 +367,19 @@ class Run:
         seconds = f"{took['train']:.3f} s + {took['eval']:.3f} s"
         self._say("  ".join([f"epoch {len(self.history) - 1:4d}", *shown, seconds]), _is_plain())
 
+    def _require_logs(self) -> None:
+        """Raise if what is open is no longer what its path names: half a folder is no run."""
+        for file in (self.log_file, self.metrics_file):
+            try:
+                same = os.path.samestat(os.fstat(file.fileno()), os.stat(file.name))
+            except OSError:
+                same = False
+            if not same:
+                raise UserError(
+                    f"{file.name}: was removed or replaced while the run wrote to it; --resume "
+                    f"goes on and writes it anew"
+                )
+
     def _say(self, text: str, show: bool = True) -> None:
         with disk_errors(self.logs):
             print(text, file=self.log_file, flush=True)
@@ -328,6 +396,7 @@ class Run:
 
     def _on_interrupt(self, *_: object) -> None:
         if self.interrupted:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is ending
             raise KeyboardInterrupt
         self.interrupted = True
         print("\nstopping after this epoch; Ctrl-C again stops at once", file=sys.stderr)
@@ -339,6 +408,7 @@ class Run:
         start = time.perf_counter()
         self._save_best()
         last = {
+            "settings": asdict(self.args),
             "modules": self.modules.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "history": self.history,
@@ -351,19 +421,29 @@ class Run:
     def _save_best(self) -> None:
         if self.best is None:
             return
+        self._require_logs()
         best, self.best = self.best, None
         write_checkpoint(
             self.checkpoints / "best.pt",
             self.identity | {"epoch": best["epoch"], "finished": False, "weights": best["weights"]},
         )
-        ranks = {part: ranks.numpy().astype(np.int16) for part, ranks in best["ranks"].items()}
+        self._write_ranks(best["epoch"], best["ranks"])
+
+    def _write_ranks(self, epoch: int, ranks: dict[str, Tensor]) -> None:
+        ranks = {part: values.numpy().astype(np.int32) for part, values in ranks.items()}
         with write_whole(self.logs / "ranks.npz") as file:
-            np.savez(file, **ranks, epoch=best["epoch"], split_sha256=self.split.sha256)
+            np.savez(file, **ranks, epoch=epoch, split_sha256=self.split.sha256)
 
     def _finish(self) -> None:
         """Say in the best checkpoint that training came to its end."""
         path = self.checkpoints / "best.pt"
-        best = read_checkpoint(path, self.identity, torch.device("cpu"))
+        remedy = "--overwrite starts again"
+        best = read_checkpoint(path, self.identity, torch.device("cpu"), remedy)
+        if not (self.logs / "ranks.npz").exists():  # logs/ was lost, and the run went on
+            model = deepcopy(self.model)
+            require_like(path, "weights", best.get("weights"), model.state_dict(), remedy)
+            model.load_state_dict(best["weights"])
+            self._write_ranks(self.selection.best_epoch, self.evaluator.ranks(model))
         write_checkpoint(path, best | {"finished": True})
 
     def _summarize(self) -> None:
@@ -396,12 +476,28 @@ class Run:
             "peak_rss_mb": round(peak / (1024**2 if sys.platform == "darwin" else 1024)),
             "device": self._describe_device(),
         }
+        self._require_logs()
         write_json(self.logs / "summary.json", summary)
         epochs = ", ".join(f"@{n} of epoch {epoch}" for n, epoch in selected.items())
         self._say(f"finished after {len(self.history)} epochs; best on validation: {epochs}")
         for part in ("valid", "test"):
             values = "  ".join(f"{name} {value:.4f}" for name, value in summary[part].items())
             self._say(f"{part:5s}  {values}")
+        if self.kept:
+            self._compare(summary)
+
+    def _compare(self, summary: dict[str, Any]) -> None:
+        """Say whether training again gave what ``logs/`` has; what came out the same is dropped."""
+        kept = read_json(self.kept)
+        same = all(kept.get(k) == summary[k] for k in ("best_epoch", "epochs", "valid", "test"))
+        if same:
+            print(f"the same as in {self.kept.parent}, which stays as it is")
+            shutil.rmtree(self.logs)
+            return
+        warn(
+            f"{self.kept.parent}: trained again, this run came out otherwise (other versions or "
+            f"another machine?); it stays as it is, and {self.logs} is of the weights at hand"
+        )
 
     def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
         with self.stack, contextlib.suppress(UserError):  # one error is enough: report the first
@@ -431,38 +527,136 @@ def epochs_of(text: str) -> list[int]:
     return epochs
 
 
+# ---------------------------------------------------------------------------------------------
+# When two runs are the same
+# ---------------------------------------------------------------------------------------------
+
+
 def is_finished(method: str, args: Any, split: LeaveOneOutSplit) -> bool:
-    """Return whether there is a finished run of these settings already; say so if there is."""
-    logs = Path("logs") / run_folder(args, method, split.name)
+    """Return whether there is nothing to do: this very run has finished; say so.
+
+    With ``--resume``, there is if its weights are not at hand, or if more epochs are wanted.
+
+    Raises
+    ------
+    UserError
+        If a run of other settings, or on other data, has finished in the same folder.
+    """
+    folder = run_folder(args, method, split.name)
+    logs, weights = Path("logs") / folder, Path("checkpoints") / folder / "best.pt"
     path = logs / "summary.json"
-    if args.overwrite or not path.exists():
+    if args.overwrite:
         return False
-    refuse_other_settings(logs, args)
-    summary = read_json(path)
+    if not path.exists():
+        if (ROOT / path).exists() and not logs.exists():  # then this is another folder
+            print(f"{ROOT / logs} holds a finished run; it is made again here, in {Path.cwd()}")
+        return False
+    config = read_config(logs)
+    data = str(config["data"].get("split_sha256"))
+    if data != split.sha256:
+        raise UserError(
+            f"{logs}: holds a run on other data (the split's sha256 is {data[:8]}..., now "
+            f"{split.sha256[:8]}...); use --name NAME for a folder of its own, or --overwrite"
+        )
+    refuse(logs, differences(config["settings"], args, longer=args.resume))
+    if args.resume and (differences(config["settings"], args) or not has_weights(weights)):
+        return False
+    summary = read_summary(path)
+    lacking = "" if weights.exists() else "; --resume makes its weights again, which are not here"
     print(
         f"{logs} holds this run, finished: test H@5 {summary['test']['H@5']:.4f} at epoch "
         f"{summary['best_epoch']} of {summary['epochs']}. Nothing to do; --overwrite starts "
-        f"again, --name NAME keeps both."
+        f"again, --name NAME keeps both{lacking}."
     )
     return True
 
 
-def refuse_other_settings(logs: Path, args: Any) -> None:
-    """Raise ``UserError`` if the folder was made with other hyperparameters than these."""
+def has_weights(path: Path) -> bool:
+    """Return whether a run's ``best.pt`` is there and final."""
+    remedy = "delete it to have it made again"
+    if not path.exists():
+        return False
+    return read_checkpoint(path, {}, torch.device("cpu"), remedy).get("finished") is True
+
+
+def differences(theirs: dict[str, Any], args: Any, longer: bool = False) -> dict[str, tuple]:
+    """Return the settings that make a run another one than ``args``: name -> (its value, ours).
+
+    ``theirs`` are a run's settings, as it kept them. With ``longer``, more epochs are none.
+    """
     ours = asdict(args)
     newer = {field.name: field.default for field in fields(args)}  # than the run, so not in it
-    theirs = newer | read_json(logs / "config.json")["settings"]
+    theirs = newer | theirs
     free = {field.name for field in fields(RunSettings)} | {"save_selection"}  # change no weight
-    differing = [
-        f"{key} {theirs.get(key)} (now {ours.get(key)})"
-        for key in ours.keys() | theirs.keys()
-        if key not in free and theirs.get(key) != ours.get(key)
-    ]
-    if differing:
-        raise UserError(
-            f"{logs}: holds a run with {', '.join(sorted(differing))}; "
-            f"use --name NAME for a folder of its own, or --overwrite"
-        )
+    if ours.get("teacher"):
+        free.add("teacher_dim")  # that of the checkpoint
+    if longer and _is_longer(theirs.get("max_epoch"), ours.get("max_epoch")):
+        free.add("max_epoch")
+    return {
+        name: (theirs.get(name), ours.get(name))
+        for name in sorted(ours.keys() | theirs.keys())
+        if name not in free and theirs.get(name) != ours.get(name)
+    }
+
+
+def _is_longer(theirs: object, ours: object) -> bool:
+    return isinstance(theirs, int) and isinstance(ours, int) and ours > theirs
+
+
+def refuse(logs: Path, found: dict[str, tuple]) -> None:
+    """Raise ``UserError`` with both values of what ``differences`` has found, unless it is none."""
+    if not found:
+        return
+    both = ", ".join(f"{name} {theirs} (now {ours})" for name, (theirs, ours) in found.items())
+    more = found.keys() == {"max_epoch"} and _is_longer(*found["max_epoch"])
+    raise UserError(
+        f"{logs}: holds a run with {both}; {'--resume goes on with it, or ' if more else ''}"
+        f"use --name NAME for a folder of its own, or --overwrite"
+    )
+
+
+def refuse_other_settings(logs: Path, args: Any) -> None:
+    """Raise ``UserError`` if the folder was made with other hyperparameters than these."""
+    refuse(logs, differences(read_config(logs)["settings"], args))
+
+
+def read_config(logs: Path) -> dict[str, Any]:
+    """Return what a run wrote of its settings and data when it began; checked."""
+    config = read_json(logs / "config.json")
+    if not all(isinstance(config.get(part), dict) for part in ("settings", "data")):
+        raise UserError(f"{logs / 'config.json'}: lacks settings or data; --overwrite starts again")
+    return config
+
+
+def read_summary(path: Path) -> dict[str, Any]:
+    """Return a finished run's ``summary.json``; checked."""
+    summary = read_json(path)
+    parts = [summary.get(part) for part in ("valid", "test")]
+    counts = [summary.get(name) for name in ("best_epoch", "epochs", "seed", "dim")]
+    if (
+        not all(isinstance(part, dict) and set(METRICS) <= part.keys() for part in parts)
+        or not all(_is_number(part[name]) for part in parts for name in METRICS)
+        or not all(type(count) is int for count in counts)
+    ):
+        raise UserError(f"{path}: lacks what a finished run says; --overwrite starts again")
+    return summary
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float) and isfinite(value)
+
+
+def _is_history(history: object, seconds: object) -> bool:
+    """Return whether these are rows of ``metrics.csv`` and times, as ``last.pt`` keeps them."""
+    wanted = {f"{part}_{name}" for part in ("valid", "test") for name in METRICS}
+    return (
+        isinstance(history, list)
+        and isinstance(seconds, dict)
+        and seconds.keys() == {"train", "eval"}
+        and all(isinstance(row, dict) and wanted <= row.keys() for row in history)
+        and [row.get("epoch") for row in history] == list(range(len(history)))
+        and all(_is_number(value) for row in (*history, seconds) for value in row.values())
+    )
 
 
 def _empty(folder: Path) -> None:

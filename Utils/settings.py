@@ -1,9 +1,11 @@
 """What every script shares around its own settings: flags, devices, errors in one line."""
 
+import contextlib
 import ctypes
 import os
 import platform
 import re
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
@@ -14,7 +16,7 @@ from typing import Any, ClassVar, Literal
 import torch
 import tyro
 
-from Utils.errors import UserError
+from Utils.errors import UserError, in_one_line
 
 
 @dataclass
@@ -49,8 +51,10 @@ class RunSettings:
             is_share = name in self.shares
             from_zero = name in self.from_zero or name.startswith("lmbda") or is_share
             in_range = value > 0 or (value == 0 and from_zero) or name in self.any_sign
+            in_range &= isinstance(value, float) or value < 2**31 or name == "seed"
             if not (isfinite(value) and in_range) or (is_share and value > 1):
                 wanted = "0 or more" if from_zero else "a number above 0"
+                wanted += ", below 2,147,483,648" * isinstance(value, int)
                 wanted = "a share, from 0 to 1" if is_share else wanted
                 wanted = "a finite number" if name in self.any_sign else wanted
                 raise UserError(f"--{name} {value} is out of range; use {wanted}")
@@ -64,7 +68,6 @@ class RunSettings:
 
 def launch(main: Callable[[Any], None], settings: type, description: str) -> None:
     """Parse the command line, call ``main``, and turn errors into a line and exit status 2."""
-    script = Path(sys.argv[0]).name
     try:
         main(
             tyro.cli(
@@ -74,20 +77,29 @@ def launch(main: Callable[[Any], None], settings: type, description: str) -> Non
                 use_underscores=True,
             )
         )
-    except UserError as error:
-        sys.exit(_fail(f"{script}: {error}"))
-    except KeyboardInterrupt:
-        goes_on = "; --resume goes on from the last checkpoint"
-        sys.exit(_fail(f"{script}: interrupted{goes_on if hasattr(settings, 'resume') else ''}"))
-
-
-def _fail(text: str) -> int:
-    print(text, file=sys.stderr)
-    return 2
+        sys.stdout.flush()
+    except (Exception, KeyboardInterrupt) as error:
+        text = in_one_line(error)
+        if text is None:
+            raise
+        with contextlib.suppress(ValueError):  # not in the main thread
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is ending already
+        if isinstance(error, BrokenPipeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        stopped = isinstance(error, KeyboardInterrupt | BrokenPipeError)
+        if stopped and hasattr(settings, "resume"):
+            text += "; --resume goes on from the last checkpoint"
+        print(f"{Path(sys.argv[0]).name}: {text}", file=sys.stderr)
+        sys.exit(2)
 
 
 def use_device(settings: RunSettings) -> torch.device:
     """Return the wanted device and set the number of threads; CUDA is made deterministic."""
+    cores = os.cpu_count() or 1
+    if settings.threads > max(cores, 8):
+        raise UserError(
+            f"--threads {settings.threads}: this machine has {cores} cores; use {cores} or fewer"
+        )
     if settings.threads:
         torch.set_num_threads(settings.threads)
     _keep_freed_memory()

@@ -28,12 +28,12 @@ from torch import Tensor, nn
 
 from experiments.settings import SIZES
 from Models import build_model
+from Models.teacher import CHUNK, top_lists
 from Utils.data_utils import LeaveOneOutSplit, load_split
 from Utils.dataset import chunks_of_pairs
 from Utils.errors import UserError, require_known
 from Utils.files import write_json
 from Utils.settings import RunSettings, launch, use_device
-from Utils.teacher import CHUNK, top_lists
 
 FORMAT = "recdistill inference 1"
 TOP_N = 20

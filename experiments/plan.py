@@ -159,8 +159,8 @@ def load_script(method: str) -> ModuleType:
 
 
 def has_factors(model: str) -> bool:
-    """Return whether a base model's scores are inner products of users and items."""
-    return MODELS[model].factors is not Recommender.factors
+    """Return whether a base model's scores are inner products of vectors that it keeps."""
+    return MODELS[model].assign is not Recommender.assign
 
 
 def cells_of(experiment: str, model: str) -> list[Cell]:

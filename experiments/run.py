@@ -24,14 +24,13 @@ from pathlib import Path
 from typing import IO, Annotated, Literal, NamedTuple
 
 import numpy as np
-import torch
 import tyro
 from tqdm import tqdm
 
 from experiments.plan import ROOT, TEACHER, PlannedRun, plan, planned
 from experiments.results import read_runs
 from Utils.errors import UserError
-from Utils.files import read_checkpoint
+from Utils.run import has_weights
 from Utils.settings import launch
 
 
@@ -82,13 +81,6 @@ def seeds_of(text: str) -> list[int]:
     return list(dict.fromkeys(seeds))
 
 
-def has_weights(run: PlannedRun) -> bool:
-    """Return whether a run's weights are at hand and final."""
-    return run.weights.exists() and bool(
-        read_checkpoint(run.weights, {}, torch.device("cpu")).get("finished")
-    )
-
-
 class Missing(NamedTuple):
     """What is to do: runs, then what is computed from them; and what cannot be done."""
 
@@ -115,7 +107,7 @@ def missing(args: Settings) -> Missing:
             refused.append(str(error))
             continue
         teacher = run.teacher()
-        if teacher and not has_weights(teacher):
+        if teacher and not has_weights(teacher.weights):
             todo[teacher.folder] = teacher
         todo[run.folder] = run
     where = [f"--dataset={args.dataset}", f"--model={args.model}", f"--data_dir={args.data_dir}"]
@@ -124,7 +116,7 @@ def missing(args: Settings) -> Missing:
         for seed in seeds:
             teacher = planned(TEACHER, args.dataset, args.model, seed)
             if not (teacher.summary.parent / "user_space.npz").exists():
-                if not has_weights(teacher):
+                if not has_weights(teacher.weights):
                     todo[teacher.folder] = teacher
                 command = ["-m", "experiments.user_space", *where, f"--seed={seed}"]
                 afterwards.append(Task(f"user space of seed {seed}", command, minutes=0.1))
@@ -137,10 +129,9 @@ def missing(args: Settings) -> Missing:
 
 
 def _task(run: PlannedRun, args: Settings, took: "Durations") -> Task:
-    if run.summary.exists():  # but not its weights, which are needed
-        flags = ["--overwrite"]
-    else:
-        flags = ["--resume"] if run.weights.with_name("last.pt").exists() else []
+    # a run that was stopped, or a finished one whose weights are needed and not at hand
+    begun = run.summary.exists() or run.weights.with_name("last.pt").exists()
+    flags = ["--resume"] if begun else []
     where = ["--threads=1", f"--device={args.device}", f"--data_dir={args.data_dir}"]
     teacher = run.teacher()
     return Task(

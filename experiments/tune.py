@@ -29,13 +29,13 @@ from tqdm import tqdm
 from experiments.plan import ROOT, load_script
 from experiments.results import read_runs
 from experiments.settings import TABLE, Row, parse, read_table, resolve, write_table
+from experiments.teacher import own_teacher
 from Utils.data_utils import load_split
 from Utils.errors import UserError, require_known
 from Utils.files import read_json, write_whole
 from Utils.run import refuse_other_settings
 from Utils.seeding import numpy_generator
 from Utils.settings import launch
-from Utils.teacher import own_teacher
 
 LOGS = ROOT / "experiments/tuning"
 NOT_TUNED = ("dim", "teacher_dim", "patience")  # but left open in scripts

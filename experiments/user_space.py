@@ -20,14 +20,14 @@ import torch
 from scipy.cluster.vq import kmeans2
 
 from experiments.settings import SIZES
-from Models import MODELS, build_model
+from Models import MODELS
+from Models.teacher import Teacher, read_teacher
 from Utils.data_utils import load_split
 from Utils.errors import require_known
 from Utils.files import read_checkpoint, write_whole
 from Utils.run import run_folder
 from Utils.seeding import numpy_generator
 from Utils.settings import launch
-from Utils.teacher import Teacher, load_teacher
 
 NUM_GROUPS = 20  # DE-RRD paper, footnote 4
 STEPS = 100  # of k-means; groups of some thousand users no longer change before
@@ -82,7 +82,7 @@ def finished_teacher(args: Settings) -> Teacher:
     remedy = f"train this teacher: {shlex.join(command)}"
     cpu = torch.device("cpu")
     read_checkpoint(path, {"split_sha256": split.sha256, "finished": True}, cpu, remedy)
-    return load_teacher(SimpleNamespace(teacher=path, dim=args.dim), split, cpu, build_model)
+    return read_teacher(path, split, cpu, remedy)
 
 
 def main(args: Settings) -> None:

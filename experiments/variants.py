@@ -25,10 +25,12 @@ from torch import Tensor
 import main_no_KD
 import main_S2D
 from experiments.settings import resolve
+from experiments.teacher import load_teacher
 from Models import build_model
 from Models.distillers import S2D
 from Models.low_rank import low_rank_factors, spectral_start
 from Models.recommender import Recommender
+from Models.teacher import Teacher, top_lists
 from Utils.data_utils import LeaveOneOutSplit, load_split
 from Utils.dataset import PairSampler, UserSampler
 from Utils.errors import require_known
@@ -37,7 +39,6 @@ from Utils.files import write_whole
 from Utils.optimizer import DenseAdam
 from Utils.selection import Selection
 from Utils.settings import launch, use_device
-from Utils.teacher import Teacher, load_teacher, top_lists
 
 LOG = Path(__file__).with_suffix(".csv")
 
@@ -108,18 +109,14 @@ def average_weights(state: State) -> None:
 
 def scaled_start(state: State) -> None:
     """Start from the scores divided by tau, whose softmax is what is learned."""
-    with torch.no_grad():
-        for factor in state.student.factors():
-            factor /= state.args.tau**0.5
+    users, items = state.student.encode()
+    state.student.assign(users / state.args.tau**0.5, items / state.args.tau**0.5)
 
 
 def centred_start(state: State) -> None:
     """Approximate scores less their mean over items, which no softmax sees."""
-    users, items = state.teacher.model.factors()
-    best = low_rank_factors(users, items - items.mean(dim=0), state.args.dim)
-    with torch.no_grad():
-        for mine, value in zip(state.student.factors(), best, strict=True):
-            mine.copy_(value)
+    users, items = state.teacher.model.encode()
+    state.student.assign(*low_rank_factors(users, items - items.mean(dim=0), state.args.dim))
 
 
 def by_position(state: State) -> None:
@@ -147,7 +144,7 @@ def all_items(tau: float) -> Callable[[State], None]:
                 shares = logits.softmax(dim=1)
             hard, soft = first_K(users)  # soft is the normaliser less the scores' weighted sum
             scores = distiller.score(users, distiller.top[users])
-            of_users, of_items = distiller.factors()
+            of_users, of_items = distiller.encode()
             weighted = (of_users[users] * (shares @ of_items)).sum()
             return hard, soft + (scores * distiller.targets[users]).sum() - weighted
 
@@ -160,15 +157,15 @@ def popularity(weight: float) -> Callable[[State], None]:
     """Add ``weight`` times the log of an item's number of users to the teacher's scores."""
 
     def change(state: State) -> None:
-        users, items = state.teacher.model.factors()
+        users, items = state.teacher.model.encode()
         counts = torch.bincount(
             torch.from_numpy(state.split.train_items), minlength=state.split.num_items
         )
         mixed = build_model("BPR", len(users), len(items), users.shape[1] + 1, seed=0)
-        with torch.no_grad():
-            mixed.user.weight.copy_(torch.cat([users, torch.ones(len(users), 1)], dim=1))
-            bias = weight * (counts + 1.0).log().unsqueeze(1)
-            mixed.item.weight.copy_(torch.cat([items, bias], dim=1))
+        bias = weight * (counts + 1.0).log().unsqueeze(1)
+        mixed.assign(
+            torch.cat([users, torch.ones(len(users), 1)], dim=1), torch.cat([items, bias], dim=1)
+        )
         learn_from(state, mixed)
 
     return change
@@ -182,7 +179,7 @@ def item_side(weight: float) -> Callable[[State], None]:
         mirror = S2D(  # users and items change places
             SimpleNamespace(
                 score=lambda items, users: student.score(users, items),
-                factors=lambda: student.factors()[::-1],
+                encode=lambda: student.encode()[::-1],
                 num_users=student.num_items,
             ),
             SimpleNamespace(
@@ -212,14 +209,11 @@ def item_side(weight: float) -> Callable[[State], None]:
 
 def two_teachers(state: State) -> None:
     """Learn the mean scores of the teacher and of one trained from another seed on this split."""
-    users, items = state.teacher.model.factors()
+    users, items = state.teacher.model.encode()
     other = another_teacher(state.split, users.shape[1])
     both = build_model("BPR", len(users), len(items), 2 * users.shape[1], seed=0)
-    with torch.no_grad():
-        for mine, parts in zip(
-            both.factors(), zip((users, items), other, strict=True), strict=True
-        ):
-            mine.copy_(torch.cat(parts, dim=1) / 2**0.5)
+    joined = (torch.cat(parts, dim=1) for parts in zip((users, items), other, strict=True))
+    both.assign(*(factor / 2**0.5 for factor in joined))
     learn_from(state, both)
     metrics = Evaluator(state.split, "cpu").evaluate(both)[0]
     print(f"two teachers: valid H@5 {metrics['valid_H@5']:.4f}")
@@ -237,7 +231,7 @@ def another_teacher(split: LeaveOneOutSplit, dim: int) -> tuple[Tensor, Tensor]:
             model.loss(*batch).backward()
             optimizer.step()
         if selection.update(epoch, evaluator.evaluate(model)[0]):
-            best = [factor.detach().clone() for factor in model.factors()]
+            best = [factor.detach().clone() for factor in model.encode()]
         if selection.stops(epoch):
             break
     return best
@@ -294,7 +288,7 @@ def try_variant(name: str, **common: object) -> Row:
     device = use_device(args)
     split = load_split(args.dataset, args.split, args.seed, args.data_dir)
     student = build_model("BPR", split.num_users, split.num_items, args.dim, args.seed)
-    teacher = load_teacher(args, split, device, build_model)
+    teacher = load_teacher(args, split, device)
     if args.start == "spectral":
         spectral_start(student, teacher)
     distiller = S2D(student, teacher, args.K, args.tau)

@@ -12,11 +12,12 @@ import torch
 
 import main_DE
 import main_no_KD
+from experiments.teacher import load_teacher
 from Models import build_model
 from Models.recommender import Recommender
+from Models.teacher import Teacher
 from Utils.data_utils import LeaveOneOutSplit, leave_one_out, load_interactions
 from Utils.dataset import PairSampler, UserSampler
-from Utils.teacher import Teacher, load_teacher
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT_NAMES = sorted(path.name for path in ROOT.glob("main_*.py"))
@@ -65,7 +66,7 @@ def neumf_path(tmp_path_factory) -> Path:
 def teacher(teacher_path, split) -> Teacher:
     """That teacher."""
     args = main_DE.Settings(dataset="synthetic", teacher=str(teacher_path), dim=8)
-    return load_teacher(args, split, torch.device("cpu"), build_model)
+    return load_teacher(args, split, torch.device("cpu"))
 
 
 @pytest.fixture

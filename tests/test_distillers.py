@@ -17,10 +17,10 @@ from Models.distillers.rd import discrepancy_weights, position_weights
 from Models.distillers.rrd import relaxed_ranking_loss
 from Models.distillers.sampling import RankingLists
 from Models.recommender import Recommender
+from Models.teacher import Teacher, top_lists
 from Utils.dataset import PairSampler, distinct_by_weight
 from Utils.errors import UserError
 from Utils.files import sha256_of
-from Utils.teacher import Teacher, top_lists
 
 BATCH = torch.tensor([[3, 5, 3, 9, 5, 3], [7, 8, 9, 7, 7, 1], [1, 7, 7, 30, 2, 7]])
 

@@ -99,7 +99,7 @@ def test_a_model_that_cannot_tell_items_apart_is_ranked_last(split, value):
 def test_factors_and_scores_give_the_same_ranks(split):
     model = build_model("BPR", split.num_users, split.num_items, 16, seed=0).double()
     fast = Evaluator(split, "cpu").ranks(model)
-    model.factors = lambda: None
+    model.encode = lambda: None
     slow = Evaluator(split, "cpu").ranks(model)
     assert torch.equal(fast["valid"], slow["valid"])
     assert torch.equal(fast["test"], slow["test"])
@@ -107,8 +107,8 @@ def test_factors_and_scores_give_the_same_ranks(split):
 
 def test_factors_are_computed_once_an_evaluation(split, monkeypatch):
     model = build_model("BPR", split.num_users, split.num_items, 16, seed=0)
-    tables, calls = model.factors(), []  # of a graph model, each call would be a propagation
-    monkeypatch.setattr(model, "factors", lambda: calls.append(1) or tables)
+    tables, calls = model.encode(), []  # of a graph model, each call would be a propagation
+    monkeypatch.setattr(model, "encode", lambda: calls.append(1) or tables)
     Evaluator(split, "cpu").ranks(model)
     assert len(calls) == 1
 

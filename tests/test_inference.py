@@ -13,9 +13,9 @@ from conftest import ROOT, assert_refused
 from experiments import inference
 from experiments.settings import SIZES
 from Models import build_model
+from Models.teacher import CHUNK, top_lists
 from Utils.dataset import chunks_of_pairs
 from Utils.errors import UserError
-from Utils.teacher import CHUNK, top_lists
 
 
 def test_sizes_are_those_of_the_paper():

@@ -22,12 +22,12 @@ import main_RD
 import main_S2D
 import main_SVD
 import main_URRD
+from experiments.teacher import load_teacher
 from Models import MODELS, build_model
 from Models.low_rank import low_rank_factors
 from Utils.errors import UserError
 from Utils.evaluation import METRICS, Evaluator
 from Utils.run import epochs_of
-from Utils.teacher import load_teacher
 
 METHODS = (main_RD, main_CD, main_DE, main_URRD, main_IRRRD, main_DERRD)  # a term beside the base
 TRAINED = (*METHODS, main_S2D)
@@ -213,7 +213,7 @@ def test_a_run_is_not_resumed_with_another_teacher(workdir, teacher_path, monkey
         patch.setattr("Utils.run.Run._finish", lambda _: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             main_URRD.main(args)
-    monkeypatch.setattr("Utils.teacher.sha256_of", lambda _: "another")
+    monkeypatch.setattr("Models.teacher.sha256_of", lambda _: "another")
     with pytest.raises(UserError, match=r"its teacher_sha256 is .*, not another"):
         main_URRD.main(dataclasses.replace(args, resume=True))
 
@@ -375,7 +375,7 @@ def test_the_baseline_is_evaluated_without_training(workdir, teacher_path, teach
     student = build_model("BPR", split.num_users, split.num_items, 8, seed=5)
     best = torch.load(next(workdir.rglob("SVD/*/best.pt")), weights_only=True)
     student.load_state_dict(best["weights"])
-    p, q = teacher.model.factors()
+    p, q = teacher.model.encode()
     left, values, right = torch.linalg.svd((p @ q.T).double())
     expected = (left[:, :8] * values[:8] @ right[:8]).float()
     torch.testing.assert_close(student.score_all(torch.arange(1000)), expected, rtol=0, atol=1e-3)
@@ -393,7 +393,7 @@ def test_scores_of_any_teacher_have_such_a_baseline(workdir, neumf_path, split):
     assert not (workdir / "checkpoints").exists()  # and no teacher was trained for that
     main_SVD.main(small(main_SVD, neumf_path))
     args = main_SVD.Settings(dataset="synthetic", teacher=str(neumf_path), dim=8)
-    teacher = load_teacher(args, split, torch.device("cpu"), build_model)
+    teacher = load_teacher(args, split, torch.device("cpu"))
     student = build_model("BPR", split.num_users, split.num_items, 8, seed=5)
     best = torch.load(next(workdir.rglob("SVD/*/best.pt")), weights_only=True)
     student.load_state_dict(best["weights"])

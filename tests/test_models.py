@@ -48,7 +48,7 @@ def test_scores_agree_for_pairs_lists_and_all_items(model, precision, monkeypatc
     torch.testing.assert_close(model.score(lists, items[0]), expected)
     every_item = torch.arange(ITEMS).expand(3, -1)  # more pairs than items
     torch.testing.assert_close(model.score(users, every_item.flip(1)), everything.flip(1))
-    factors = model.factors()
+    factors = model.encode()
     if factors:
         torch.testing.assert_close(everything, (factors[0] @ factors[1].T)[users])
 
@@ -151,7 +151,7 @@ def test_bpr_is_the_negative_log_sigmoid_of_the_margin():
 
     def slow(users: Tensor, positives: Tensor, negatives: Tensor) -> float:
         total = 0.0
-        p, q = (table.tolist() for table in model.factors())
+        p, q = (table.tolist() for table in model.encode())
         for u, i, j in zip(users.tolist(), positives.tolist(), negatives.tolist(), strict=True):
             margin = sum(a * (b - c) for a, b, c in zip(p[u], q[i], q[j], strict=True))
             total -= math.log(1 / (1 + math.exp(-margin)))

@@ -11,11 +11,11 @@ import torch
 import main_no_KD
 import main_S2D
 import main_URRD
+from experiments.teacher import load_teacher
 from Models import build_model
 from Models.distillers import S2D, s2d
 from Models.low_rank import leading_factors, low_rank_factors, spectral_start
 from Utils.errors import UserError
-from Utils.teacher import load_teacher
 
 USERS = torch.tensor([3, 500, 17, 999])
 K, TAU = 6, 2.0
@@ -23,7 +23,7 @@ K, TAU = 6, 2.0
 
 def slow_losses(student, teacher, split) -> tuple[torch.Tensor, torch.Tensor]:
     """Return both losses, user by user and item by item, in float64."""
-    p, q = (factor.double() for factor in student.factors())
+    p, q = (factor.double() for factor in student.encode())
     hard = soft = 0
     for user in USERS.tolist():
         log_z = torch.stack([p[user] @ item for item in q]).exp().sum().log()
@@ -48,7 +48,7 @@ def test_losses_and_gradients_are_those_of_a_slow_loop(
     expected = slow_losses(student, teacher, split)[part]
     assert found.item() == pytest.approx(expected.item(), rel=1e-5)
     of_found, of_expected = (
-        torch.autograd.grad(loss, student.factors()) for loss in (found, expected)
+        torch.autograd.grad(loss, student.encode()) for loss in (found, expected)
     )
     for mine, slow in zip(of_found, of_expected, strict=True):
         torch.testing.assert_close(mine.to_dense(), slow, rtol=1e-4, atol=1e-5)
@@ -65,7 +65,7 @@ def test_a_user_without_training_items_has_no_hard_loss(num_samples, student, te
     hard, soft = distiller.losses(torch.tensor([last]))
     assert hard == 0
     assert soft > 0
-    gradients = torch.autograd.grad(hard + soft, student.factors())
+    gradients = torch.autograd.grad(hard + soft, student.encode())
     assert all(gradient.to_dense().isfinite().all() for gradient in gradients)
     expected = [
         S2D(student, teacher, K, TAU).losses(torch.tensor([u]))[0].item() for u in (3, last)
@@ -95,10 +95,10 @@ def test_a_sample_of_everything_is_the_whole_catalogue(student, teacher, split):
     for distiller in losses:
         distiller.begin_epoch(0)
     whole, *sampled = (sum(distiller.losses(USERS)) for distiller in losses)
-    expected = torch.autograd.grad(whole, student.factors(), retain_graph=True)
+    expected = torch.autograd.grad(whole, student.encode(), retain_graph=True)
     for found in sampled:
         torch.testing.assert_close(found, whole)
-        gradients = torch.autograd.grad(found, student.factors())
+        gradients = torch.autograd.grad(found, student.encode())
         for mine, full in zip(gradients, expected, strict=True):
             torch.testing.assert_close(mine.to_dense(), full.to_dense(), rtol=1e-4, atol=1e-5)
 
@@ -107,7 +107,7 @@ def test_the_sampled_normaliser_is_right_in_expectation(student, teacher):
     """Over 2,000 draws of 100 items; what is known is never counted."""
     distiller = S2D(student, teacher, K, TAU, num_samples=100)
     distiller.begin_epoch(0)
-    p, q = (factor.detach() / 2 for factor in student.factors())
+    p, q = (factor.detach() / 2 for factor in student.encode())
     known = distiller.top[USERS]
     draws = [distiller._sampled_others(p[USERS], q, known) for _ in range(2000)]
     estimates = torch.stack([scores.exp().sum(dim=1) for scores in draws]).double()
@@ -124,7 +124,7 @@ def test_a_sample_of_known_items_alone_is_no_trouble(student, teacher, split):
         loss = sum(distiller.losses(USERS))
         assert loss.isfinite()
         assert all(
-            g.to_dense().isfinite().all() for g in torch.autograd.grad(loss, student.factors())
+            g.to_dense().isfinite().all() for g in torch.autograd.grad(loss, student.encode())
         )
 
 
@@ -133,7 +133,7 @@ def test_a_sample_of_known_items_alone_is_no_trouble(student, teacher, split):
 
 def test_the_start_is_the_truncated_svd_of_the_teachers_scores(student, teacher):
     spectral_start(student, teacher)
-    p, q = (factor.numpy() for factor in teacher.model.factors())
+    p, q = (factor.numpy() for factor in teacher.model.encode())
     left, values, right = np.linalg.svd(p.astype(float) @ q.T.astype(float))
     expected = left[:, :8] * values[:8] @ right[:8]
     mine = student.score_all(torch.arange(student.num_users)).detach().numpy()
@@ -184,8 +184,8 @@ def test_the_teacher_may_be_of_another_base_model(workdir, neumf_path, split):
     (path,) = workdir.glob("checkpoints/synthetic/NeuMF-d8/S2D/seed0/best.pt")
     args = main_no_KD.Settings(dataset="synthetic", dim=8)
     args.teacher = str(path)
-    student = load_teacher(args, split, torch.device("cpu"), build_model).model
-    assert student.factors()[0].shape == (split.num_users, 8)
+    student = load_teacher(args, split, torch.device("cpu")).model
+    assert student.encode()[0].shape == (split.num_users, 8)
 
 
 def test_a_share_above_1_is_refused():

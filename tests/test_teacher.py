@@ -1,23 +1,24 @@
 """What a teacher knows, where it is found, and which one is refused."""
 
 import dataclasses
+import json
 import shutil
-import subprocess
 
 import numpy as np
 import pytest
 import torch
-from conftest import assert_refused, run_script
+from conftest import assert_refused, run_script, start_script
 
 import main_no_KD
 import main_URRD
-from Models import build_model
+from experiments.settings import resolve
+from experiments.teacher import load_teacher
+from Models.teacher import Teacher
 from Utils.data_utils import leave_one_out, load_interactions
 from Utils.errors import UserError
 from Utils.evaluation import Evaluator
 from Utils.files import sha256_of
 from Utils.run import Run
-from Utils.teacher import Teacher, load_teacher
 
 CPU = torch.device("cpu")
 
@@ -27,7 +28,7 @@ def settings(**changes) -> main_URRD.Settings:
 
 
 def load(split, **changes) -> Teacher:
-    return load_teacher(settings(**changes), split, CPU, build_model)
+    return load_teacher(settings(**changes), split, CPU)
 
 
 @pytest.fixture
@@ -79,7 +80,7 @@ def test_top_lists_are_made_once_and_of_the_right_teacher(copied, split, workdir
     warning = "warning: copy/top_items.npz: is of another teacher; making it anew\n"
     assert capsys.readouterr().err == warning
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(UserError, match=r"top_items\.npz: cut short .* delete it"):
+    with pytest.raises(UserError, match=r"top_items\.npz: cut short.* delete it"):
         teacher.top_items(30)
 
 
@@ -87,16 +88,27 @@ def test_lists_that_cannot_be_kept_are_used_all_the_same(copied, split, monkeypa
     def full(_):
         raise UserError("copy: no room")
 
-    monkeypatch.setattr("Utils.teacher.write_whole", full)
+    monkeypatch.setattr("Models.teacher.write_whole", full)
     assert load(split, teacher=copied).top_items(30).shape == (split.num_users, 30)
     expected = "warning: the teacher's lists are not kept: copy: no room\n"
     assert capsys.readouterr().err == expected
 
 
-def test_a_teacher_is_found_by_data_model_size_and_seed(workdir, split, monkeypatch):
+@pytest.fixture
+def short(monkeypatch):
+    """Teachers of two epochs, and of the settings that they have with that."""
+
+    def resolved(method, args):
+        return resolve(method, dataclasses.replace(args, max_epoch=2))
+
+    monkeypatch.setattr("experiments.teacher.resolve", resolved)
+    return main_no_KD.Settings(dataset="synthetic", dim=16, max_epoch=2, device="cpu")
+
+
+def test_a_teacher_is_found_by_data_model_size_and_seed(workdir, split, short, monkeypatch):
     for dim, seed in ((16, 0), (17, 0), (16, 1)):
-        main_no_KD.main(main_no_KD.Settings(dataset="synthetic", dim=dim, seed=seed, max_epoch=1))
-    monkeypatch.setattr("subprocess.run", lambda *_: pytest.fail("there is no need to train"))
+        main_no_KD.main(dataclasses.replace(short, dim=dim, seed=seed))
+    monkeypatch.setattr("experiments.teacher._run", lambda _: pytest.fail("no need to train"))
     other = leave_one_out(load_interactions("synthetic", "unused"), 1, "synthetic")
     for dim, seed, data in ((16, 0, split), (17, 0, split), (16, 1, other)):
         teacher = load(data, teacher_dim=dim, seed=seed, name="a-name-of-the-students")
@@ -143,30 +155,88 @@ def test_a_teacher_that_cannot_be_trained_is_one_line(workdir):
     assert_refused(result, "main_SVD.py: the teacher could not be trained, as said above")
 
 
-def test_an_unfinished_teacher_of_ones_own_is_trained_to_its_end(workdir, split, monkeypatch):
-    args = main_no_KD.Settings(dataset="synthetic", dim=16, max_epoch=2)
-    with monkeypatch.context() as patch:
-        patch.setattr(Run, "_finish", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
-            main_no_KD.main(args)
-    commands, run = [], subprocess.run
+@pytest.fixture
+def trained_here(short, monkeypatch) -> list[list[str]]:
+    """Train missing teachers in this process; return the flags of each training."""
+    commands = []
 
-    def resume(command, **options):
-        if command[0] == "git":
-            return run(command, **options)
+    def run(command):
         commands.append(command[2:])
-        main_no_KD.main(dataclasses.replace(args, resume=not args.overwrite))
-        return subprocess.CompletedProcess(command, 0)
+        main_no_KD.main(dataclasses.replace(short, resume=True))
+        return 0
 
-    monkeypatch.setattr("subprocess.run", resume)
+    monkeypatch.setattr("experiments.teacher._run", run)
+    return commands
+
+
+@pytest.mark.parametrize("function", ["_finish", "_summarize"])
+def test_an_unfinished_teacher_of_ones_own_is_trained_to_its_end(
+    workdir, split, short, trained_here, monkeypatch, function
+):
+    """Wherever it was killed, and be it between its last two files."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, function, lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            main_no_KD.main(short)
+    assert not (workdir / "logs/synthetic/BPR-d16/no_KD/seed0/summary.json").exists()
     load(split)
-    assert commands[0][-2:] == ["--dim=16", "--resume"]
+    assert trained_here[0][-2:] == ["--dim=16", "--resume"]
+    assert (workdir / "logs/synthetic/BPR-d16/no_KD/seed0/summary.json").exists()
     load(split)
-    assert len(commands) == 1
-    (workdir / "checkpoints/synthetic/BPR-d16/no_KD/seed0/best.pt").unlink()
-    args = dataclasses.replace(args, overwrite=True)
+    assert len(trained_here) == 1
+
+
+def test_a_teacher_trained_again_for_its_weights_leaves_the_logs_alone(
+    workdir, split, short, trained_here, capsys
+):
+    main_no_KD.main(short)
+    logs = workdir / "logs/synthetic/BPR-d16/no_KD/seed0"
+    checkpoints = workdir / "checkpoints/synthetic/BPR-d16/no_KD/seed0"
+    (logs / "user_space.npz").write_bytes(b"computed from its weights")
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in logs.iterdir()}
+    weights = (checkpoints / "best.pt").read_bytes()
+    (checkpoints / "best.pt").unlink()
     load(split)
-    assert commands[1][-2:] == ["--dim=16", "--overwrite"]  # there was nothing to resume
+    assert len(trained_here) == 1
+    assert (
+        f"the same as in {logs.relative_to(workdir)}, which stays as it is"
+        in capsys.readouterr().out
+    )
+    assert {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in logs.iterdir()} == before
+    assert (checkpoints / "best.pt").read_bytes() == weights
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["best.pt", "last.pt"]
+    # what comes out otherwise, as on another machine, is said and kept beside the weights
+    kept = json.loads((logs / "summary.json").read_text())
+    kept["test"]["H@5"] += 0.001
+    (logs / "summary.json").write_text(json.dumps(kept))
+    (checkpoints / "best.pt").unlink()
+    load(split)
+    assert "trained again, this run came out otherwise" in capsys.readouterr().err
+    assert json.loads((logs / "summary.json").read_text()) == kept
+    assert (checkpoints / "again/summary.json").exists()
+    load(split)
+    assert len(trained_here) == 2
+
+
+def test_a_teacher_of_other_settings_is_refused_with_both_ways_out(workdir, split, short):
+    main_no_KD.main(dataclasses.replace(short, max_epoch=1, lr=0.5))
+    with pytest.raises(UserError) as error:
+        load(split)
+    folder = "synthetic/BPR-d16/no_KD/seed0"
+    assert f"logs/{folder}: is no teacher of the usual settings" in str(error.value)
+    assert "but has lr 0.5 (now 0.001), max_epoch 1 (now 2); take it" in str(error.value)
+    assert f"with --teacher checkpoints/{folder}, or train" in str(error.value)
+    assert str(error.value).endswith("--dim=16 --overwrite")
+    assert load(split, teacher=f"checkpoints/{folder}").model.dim == 16
+
+
+def test_two_students_that_lack_the_same_teacher_wait_for_one_another(workdir):
+    flags = ("--dataset=synthetic", "--teacher_dim=100", "--threads=1")
+    students = [start_script("main_SVD.py", *flags, f"--dim={dim}", cwd=workdir) for dim in (4, 5)]
+    said = [student.communicate(timeout=240) for student in students]
+    assert [student.returncode for student in students] == [0, 0], said
+    assert sum("another process writes here; waiting for its end" in out for out, _ in said) == 1
+    assert sum("finished after" in out for out, _ in said) == 2  # trained once; and once each SVD
 
 
 def test_a_doubtful_teacher_is_used_with_a_warning(copied, split, capsys):
@@ -201,14 +271,14 @@ def test_a_teacher_of_something_else_is_refused(copied, split, change, words):
 def test_a_file_that_is_no_teacher_is_refused(split, workdir):
     (workdir / "best.pt").write_bytes(b"nothing")
     with pytest.raises(
-        UserError, match=r"best\.pt: cut short or no checkpoint; name another --teac"
+        UserError, match=r"best\.pt: cut short, damaged or no checkpoint; name another --teac"
     ):
         load(split, teacher="best.pt")
     own = workdir / "checkpoints/synthetic/BPR-d16/no_KD/seed0/best.pt"
     own.parent.mkdir(parents=True)
     own.write_bytes(b"nothing")
     with pytest.raises(
-        UserError, match=r"best\.pt: cut short .*; delete it to have it trained anew"
+        UserError, match=r"best\.pt: cut short, .*; delete it to have it made again"
     ):
         load(split)
     with pytest.raises(UserError, match=r"absent/best\.pt: no such file; name another --teacher"):

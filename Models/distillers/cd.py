@@ -6,10 +6,10 @@ from torch import Tensor, nn
 
 from Models.distillers.sampling import CHUNK, UnseenItems, draw_by_rank
 from Models.recommender import Recommender
+from Models.teacher import Teacher, top_lists
 from Utils.dataset import distinct
 from Utils.errors import UserError
 from Utils.seeding import torch_generator
-from Utils.teacher import Teacher, top_lists
 
 
 class CD(nn.Module):

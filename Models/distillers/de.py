@@ -6,10 +6,10 @@ from torch import Tensor, nn
 
 from Models.heads import Experts, Selector, gumbel_softmax, temperature
 from Models.recommender import Recommender
+from Models.teacher import Teacher
 from Utils.dataset import distinct
 from Utils.errors import UserError
 from Utils.seeding import torch_generator
-from Utils.teacher import Teacher
 
 
 class DE(nn.Module):
@@ -17,7 +17,8 @@ class DE(nn.Module):
 
     ``L_DE = sum over the batch's distinct users of ||h_t - sum_m s_m E_m(h_s)||^2``, plus half of
     that for its distinct positives and half for its distinct negatives. Users and items have
-    experts of their own; a model that encodes pairs has one set, on the pairs of the batch.
+    experts of their own; a model that encodes pairs has one set, on the pairs of the batch, each of
+    which weighs one half.
 
     Source: DE-RRD paper, section 4.1, equations 6 to 8.
 
@@ -30,7 +31,8 @@ class DE(nn.Module):
     layer : ``last``: the last hidden layer; ``embeddings``: the first one, with users and items
         apart (section 4.1.3, the first of the two ways to distil NeuMF).
     variant : ``published_code``: squared norms, items weighted as above, and the temperature of the
-        epoch before. ``paper``: norms (equation 7), every item weighs 1, the epoch's temperature.
+        epoch before. ``paper``: norms (equation 7), every item or pair weighs 1, the epoch's
+        temperature.
     """
 
     def __init__(
@@ -92,7 +94,8 @@ class DE(nn.Module):
         """Return what is distilled, users and items or pairs of them, and the weight of each."""
         if "pair" in self.experts:
             pairs = users.repeat(2), torch.cat([positives, negatives])
-            return pairs, {"pair": torch.full((len(pairs[0]),), 0.5, device=self.device)}
+            weight = 1.0 if self.variant == "paper" else 0.5
+            return pairs, {"pair": torch.full((len(pairs[0]),), weight, device=self.device)}
         users, user_weights = distinct(users)
         if self.variant == "paper":
             items, item_weights = distinct(torch.cat([positives, negatives]))

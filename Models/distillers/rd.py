@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from Models.distillers.sampling import UnseenItems
 from Models.recommender import Recommender
+from Models.teacher import Teacher
 from Utils.dataset import distinct
-from Utils.teacher import Teacher
 
 
 class RD(nn.Module):

@@ -5,8 +5,8 @@ from torch import Tensor, nn
 
 from Models.distillers.sampling import CHUNK, RankingLists
 from Models.recommender import Recommender
+from Models.teacher import Teacher
 from Utils.dataset import distinct
-from Utils.teacher import Teacher
 
 
 class RRD(nn.Module):

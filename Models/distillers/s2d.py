@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from Models.low_rank import require_factors
 from Models.recommender import Recommender
+from Models.teacher import Teacher
 from Utils.seeding import torch_generator
-from Utils.teacher import Teacher
 
 BLOCK = 2048  # items whose scores are made at a time
 
@@ -46,7 +46,7 @@ class S2D(nn.Module):
         super().__init__()
         require_factors(student)
         # Functions and no module: the student is trained as itself.
-        self.score, self.factors = student.score, student.factors
+        self.score, self.encode = student.score, student.encode
         self.num_samples, self.seed = num_samples, seed
         self.top = teacher.top_items(K)
         users = torch.arange(student.num_users, device=self.top.device)
@@ -65,7 +65,7 @@ class S2D(nn.Module):
 
     def losses(self, users: Tensor) -> tuple[Tensor, Tensor]:
         """Return the hard and the soft loss, each summed over ``(B,)`` distinct users."""
-        all_users, all_items = self.factors()
+        all_users, all_items = self.encode()
         counts = self.counts[users].unsqueeze(1)
         place = torch.arange(int(counts.max()), device=users.device)
         real = place < counts  # (B, longest); a user's first item fills up the row

@@ -1,29 +1,28 @@
 """What a trained teacher gives: frozen representations, scores, and who it ranks on top."""
 
-import shlex
-import subprocess
-import sys
-from collections.abc import Callable
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from Models import build_model
 from Utils.data_utils import LeaveOneOutSplit, warn
 from Utils.dataset import chunks_of_pairs
 from Utils.errors import UserError
 from Utils.evaluation import Evaluator
-from Utils.files import read_checkpoint, read_npz, sha256_of, write_whole
-from Utils.run import FORMAT, run_folder
+from Utils.files import (
+    read_checkpoint,
+    read_npz,
+    require_ids,
+    require_like,
+    sha256_of,
+    write_whole,
+)
+from Utils.run import FORMAT
 
 CHUNK = 256  # users or items whose scores are held at a time
-OTHERS = "name another --teacher, or none to have one trained"
-OWN = "delete it to have it trained anew"
-SCRIPT = Path(__file__).resolve().parents[1] / "main_no_KD.py"
 
 
 class Teacher:
@@ -82,10 +81,15 @@ class Teacher:
         path = self.path.with_name(f"top_{kind}.npz")
         if path.exists():
             kept = read_npz(path, ["top", "teacher_sha256"])
-            if kept["teacher_sha256"] != self.sha256:
+            sizes = self.split.num_users, self.split.num_items
+            rows, columns = sizes if kind == "items" else sizes[::-1]
+            if str(kept["teacher_sha256"]) != self.sha256:
                 warn(f"{path}: is of another teacher; making it anew")
-            elif kept["top"].shape[1] >= count:
-                return torch.from_numpy(kept["top"][:, :count]).to(self.device)
+            else:
+                require_ids(path, "top", kept["top"], (rows, None), columns)
+                if kept["top"].shape[1] >= count:
+                    top = np.ascontiguousarray(kept["top"][:, :count], dtype=np.int32)
+                    return torch.from_numpy(top).to(self.device)
         top = top_lists(self.model, self.split, kind, count)
         try:
             with write_whole(path) as file:
@@ -130,27 +134,22 @@ def top_lists(model: nn.Module, split: LeaveOneOutSplit, kind: str, count: int) 
 
 def _scores_of_items(model: nn.Module, items: Tensor) -> Tensor:
     """Return all users' scores of ``(B,)`` items: ``(B, num_users)``."""
-    factors = model.factors()
+    factors = model.encode()
     if factors:
         return factors[1][items] @ factors[0].T
     users = torch.arange(model.num_users, device=items.device)
     return model.score(users.expand(len(items), -1), items)
 
 
-def load_teacher(
-    args: Any, split: LeaveOneOutSplit, device: torch.device, build_model: Callable[..., nn.Module]
-) -> Teacher:
-    """Return the teacher that a script's settings name; train it first if it is missing.
-
-    ``args.teacher`` is a checkpoint or its folder. If it is empty, the teacher is the run of
-    ``main_no_KD.py`` with ``args.teacher_dim`` on the same data set, split and seed.
+def read_teacher(path: Path, split: LeaveOneOutSplit, device: torch.device, remedy: str) -> Teacher:
+    """Return the teacher whose weights a run has left in ``path``, ``best.pt`` or its folder.
 
     Raises
     ------
     UserError
-        If the file is missing, broken, or of another data set or split.
+        If the file is missing or broken, of another data set or split, or if its weights do not fit
+        the model that it names; with ``remedy``.
     """
-    path = Path(args.teacher) if args.teacher else own_teacher(args, split)
     path = path / "best.pt" if path.is_dir() else path
     identity = {
         "format": FORMAT,
@@ -158,43 +157,18 @@ def load_teacher(
         "split": split.name,
         "split_sha256": split.sha256,
     }
-    kept = read_checkpoint(path, identity, device, OTHERS if args.teacher else OWN)
-    model = build_model(
-        kept["model"],
-        split.num_users,
-        split.num_items,
-        kept["dim"],
-        seed=0,
-        **kept.get("options", {}),
-    )
+    kept = read_checkpoint(path, identity, device, remedy)
+    if "modules" in kept:
+        raise UserError(
+            f"{path}: is a state for --resume, not a model; best.pt beside it is the model"
+        )
+    name, dim, options = (kept.get(key) for key in ("model", "dim", "options"))
+    numbers = [dim, *options.values()] if isinstance(options, dict) else [None]
+    if not isinstance(name, str) or not all(type(n) is int and n > 0 for n in numbers):
+        raise UserError(f"{path}: does not say what model it is; {remedy}")
+    model = build_model(name, split.num_users, split.num_items, dim, seed=0, **options).to(device)
+    require_like(path, "weights", kept.get("weights"), model.state_dict(), remedy)
     model.load_state_dict(kept["weights"])
-    if not kept.get("finished"):
+    if kept.get("finished") is not True:
         warn(f"{path}: this teacher was never trained to its end; main_no_KD.py --resume goes on")
-    if kept["dim"] < args.dim:
-        warn(f"{path}: the teacher (d={kept['dim']}) is smaller than the student (d={args.dim})")
-    return Teacher(model.to(device), split, path)
-
-
-def own_teacher(args: Any, split: LeaveOneOutSplit) -> Path:
-    """Return the checkpoint of the teacher that belongs to a run; train it to its end if needed."""
-    folder = run_folder(replace(args, dim=args.teacher_dim, name=""), "no_KD", split.name)
-    path = Path("checkpoints") / folder / "best.pt"
-    if path.exists() and read_checkpoint(path, {}, torch.device("cpu"), OWN).get("finished"):
-        return path
-    summary = Path("logs") / folder / "summary.json"
-    unfinished = path.with_name("last.pt").exists() and not summary.exists()
-    same = ("dataset", "split", "seed", "model", "selection", "data_dir", "device", "threads")
-    command = [SCRIPT.name, *(f"--{name}={getattr(args, name)}" for name in same)]
-    command += [f"--dim={args.teacher_dim}", "--resume" if unfinished else "--overwrite"]
-    steps = len(split.train_users) / 1024
-    size = args.teacher_dim * (split.num_users + split.num_items)
-    # Some 200 epochs; Adam streams every parameter through memory in a nanosecond a step.
-    minutes = 200 * steps * size * 1e-9 / 60
-    print(
-        f"no finished teacher in {path.parent}: training it first, in roughly {minutes:.1f} "
-        f"minutes on a CPU\n{shlex.join(['python', *command])}",
-        flush=True,
-    )
-    if subprocess.run([sys.executable, SCRIPT.with_name(command[0]), *command[1:]]).returncode:
-        raise UserError("the teacher could not be trained, as said above; --teacher PATH names one")
-    return path
+    return Teacher(model, split, path)
