@@ -1,0 +1,277 @@
+"""Whatever is read from disk: a mutated file is refused in one line, or reads as what it says.
+
+Bytes are flipped, cut, repeated and inserted; arrays, checkpoints, JSON and CSV are also written anew,
+whole and with right checksums, with one value, shape or type that is wrong. What is accepted is
+then used, so that native code would meet an id or a shape that nobody has checked.
+"""
+
+import contextlib
+import csv
+import io
+import json
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import main_no_KD
+from experiments import settings as table
+from experiments import tune, variants
+from experiments.results import read_curves, read_published_curves, read_runs
+from Models import build_model
+from Models.distillers import RRD
+from Models.teacher import read_teacher
+from Utils.data_utils import LeaveOneOutSplit, leave_one_out, load_interactions, read_published_split
+from Utils.data_utils import read_users_dat
+from Utils.errors import UserError
+from Utils.run import Run, is_finished
+
+CPU = torch.device("cpu")
+ARGS = {"dataset": "synthetic", "dim": 3, "lr": 0.01, "reg": 0.001, "batch_size": 8192}
+EXAMPLES = 40  # of each kind of file
+ODD = [-1, 0, 1, 2**31 - 1, -(2**31), 10**12, 0.5, float("nan"), float("inf"), "x", "", None, True]
+
+
+# --- the files -----------------------------------------------------------------------------------
+
+
+@dataclass
+class Kind:
+    """A file that the project reads: where it lies, and what reads and uses it."""
+
+    path: Path
+    use: Callable[[Path], Any]
+
+
+@pytest.fixture(scope="module")
+def kinds(tmp_path_factory) -> dict[str, Kind]:
+    """Every kind of file, made once in a folder of its own, which stays the current one."""
+    folder = tmp_path_factory.mktemp("fuzz")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr("Utils.data_utils.warn", lambda _: None)
+        patch.setattr("Utils.run.warn", lambda _: None)
+        yield _kinds(folder)
+
+
+def _kinds(folder: Path) -> dict[str, Kind]:
+    split = leave_one_out(load_interactions("synthetic", "unused"), 0, "synthetic")
+    split.save(folder / "loo.npz")
+    np.savez(
+        folder / "published.npz",
+        train=np.stack([split.train_users, split.train_items], axis=1),
+        users=np.arange(split.num_users),
+        valid=split.valid,
+        test=split.test,
+        candidates=split.candidates,
+        shape=np.array([split.num_users, split.num_items]),
+    )
+    (folder / "users.dat").write_text("".join(f"4 {n} {n + 1} {n + 2} {2 * n + 40}\n" for n in range(30)))
+    with contextlib.redirect_stdout(io.StringIO()):
+        main_no_KD.main(main_no_KD.Settings(**ARGS, max_epoch=2))
+    name = "synthetic/BPR-d3/no_KD/seed0"
+    logs, checkpoints = folder / "logs" / name, folder / "checkpoints" / name
+    teacher = read_teacher(checkpoints, split, CPU, "")
+    teacher.top_items(20)
+
+    def use_split(found: LeaveOneOutSplit) -> str:
+        build_model("BPR", found.num_users, found.num_items, 2, seed=0).score(
+            torch.arange(found.num_users), torch.from_numpy(found.candidates)
+        )
+        return found.sha256
+
+    def use_teacher(path: Path) -> list[float]:
+        found = read_teacher(path, split, CPU, "take another")
+        return found.score(torch.arange(50), torch.arange(50)).tolist()
+
+    def use_lists(_: Path) -> list[int]:
+        student = build_model("BPR", split.num_users, split.num_items, 2, seed=0)
+        distiller = RRD(student, teacher, K=5, L=5, T=3.0, pool=20)
+        distiller.begin_epoch(0)
+        users = torch.arange(100)
+        distiller.loss((users, users, users)).backward()
+        return teacher.top_items(20).sum(dim=1).tolist()
+
+    def resume(path: Path) -> list[float]:
+        args = main_no_KD.Settings(**ARGS, max_epoch=3, resume=True)
+        model = build_model("BPR", split.num_users, split.num_items, 3, seed=0)
+        run = Run("no_KD", args, split, model)
+        run._resume()
+        users = torch.arange(100)
+        model.loss(users, users, users + 1).backward()
+        run.optimizer.step()
+        return model.user.weight[:10].flatten().tolist()
+
+    def finished(_: Path) -> bool:
+        with contextlib.redirect_stdout(io.StringIO()):
+            return is_finished("no_KD", main_no_KD.Settings(**ARGS, max_epoch=2), split)
+
+    root = Path(table.__file__).parent
+    for original, copy in (
+        (table.TABLE, "settings.csv"),
+        (variants.LOG, "variants.csv"),
+        (next((root / "tuning").glob("*.csv")), "tuning.csv"),
+    ):
+        (folder / copy).write_bytes(original.read_bytes())
+    published = [["method", "epoch", "train_loss"], ["A", 0, 3.5], ["A", 1, 2.5]]
+    with open(folder / "curves.csv", "w") as file:
+        csv.writer(file).writerows(published)
+    return {
+        "users.dat": Kind(folder / "users.dat", lambda p: len(read_users_dat(p, 3).items)),
+        "loo.npz": Kind(folder / "loo.npz", lambda p: use_split(LeaveOneOutSplit.load(p))),
+        "published.npz": Kind(
+            folder / "published.npz", lambda p: use_split(read_published_split(p, "synthetic"))
+        ),
+        "best.pt": Kind(checkpoints / "best.pt", use_teacher),
+        "last.pt": Kind(checkpoints / "last.pt", resume),
+        "top_items.npz": Kind(checkpoints / "top_items.npz", use_lists),
+        "config.json": Kind(logs / "config.json", finished),
+        "summary.json": Kind(logs / "summary.json", finished),
+        "summary.json of results": Kind(
+            logs / "summary.json", lambda _: read_runs(folder / "logs")[0]["test"]
+        ),
+        "metrics.csv": Kind(logs / "metrics.csv", lambda p: read_curves(p)["test_H@5"].tolist()),
+    }
+
+
+# --- the mutations -------------------------------------------------------------------------------
+
+
+def mutated_bytes(draw: Callable, content: bytes) -> bytes:
+    """Return ``content`` with some bytes flipped, cut off, taken out, repeated or put in."""
+    start = draw(st.integers(0, len(content) - 1))
+    stop = min(len(content), start + draw(st.integers(1, 200)))
+    part = content[start:stop]
+    changed = {
+        "flip": bytes([part[0] ^ (1 << draw(st.integers(0, 7)))]) + part[1:],
+        "drop": b"",
+        "zero": bytes(len(part)),
+        "repeat": part * 2,
+        "insert": draw(st.binary(max_size=20)) + part,
+        "cut": None,
+    }[draw(st.sampled_from(["flip", "drop", "zero", "repeat", "insert", "cut"]))]
+    return content[:start] if changed is None else content[:start] + changed + content[stop:]
+
+
+def mutated_array(draw: Callable, array: np.ndarray) -> np.ndarray:
+    """Return an array with a wrong value, length, type or number of dimensions."""
+    how = draw(st.sampled_from(["value", "row", "type", "flat", "scalar"]))
+    if how == "value" and array.size and array.dtype.kind in "iuf":
+        array = array.astype(np.int64) if array.dtype.kind in "iu" else array.copy()
+        odd = draw(st.sampled_from([-1, 2**31 - 1, 10**6, -(2**40)]))
+        array.flat[draw(st.integers(0, array.size - 1))] = odd if array.dtype.kind == "i" else np.nan
+    elif how == "row" and array.ndim:
+        array = array[:-1] if draw(st.booleans()) else np.concatenate([array, array[-1:]])
+    elif how == "type":
+        array = array.astype(draw(st.sampled_from(["U9", np.float64, np.int8, np.uint64])))
+    elif how == "flat":
+        array = array.reshape(1, -1)
+    else:
+        array = np.array(draw(st.sampled_from([-1, 7, 0.5])))
+    return array
+
+
+def mutated_tree(draw: Callable, tree: Any) -> Any:
+    """Return nested dictionaries, lists, tensors and values with one part changed or gone."""
+    if isinstance(tree, dict | list) and tree:
+        keys = list(tree) if isinstance(tree, dict) else range(len(tree))
+        key = draw(st.sampled_from(keys))
+        copy = tree.copy()
+        if draw(st.integers(0, 9)) == 0:
+            del copy[key]
+        else:
+            copy[key] = mutated_tree(draw, tree[key])
+        return copy
+    if isinstance(tree, torch.Tensor) and draw(st.booleans()):
+        how = draw(st.sampled_from(["row", "nan", "type", "column"]))
+        if how == "nan" and tree.is_floating_point():
+            return tree * torch.nan
+        if how == "row" and tree.dim():
+            return tree[:-1].clone()
+        if how == "column" and tree.dim() > 1:
+            return tree[:, :-1].clone()
+        return tree.to(torch.float16)
+    return draw(st.sampled_from(ODD))
+
+
+def mutated(draw: Callable, path: Path, content: bytes) -> bytes:
+    """Return another content for a file: damaged bytes, or a whole file that says another thing."""
+    if draw(st.booleans()) or path.suffix == ".dat":
+        return mutated_bytes(draw, content)
+    if path.suffix == ".npz":
+        with np.load(io.BytesIO(content)) as file:
+            arrays = dict(file)
+        name = draw(st.sampled_from(sorted(arrays)))
+        arrays[name] = mutated_array(draw, arrays[name])
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)
+        return buffer.getvalue()
+    if path.suffix == ".pt":
+        buffer = io.BytesIO()
+        torch.save(mutated_tree(draw, torch.load(io.BytesIO(content), weights_only=True)), buffer)
+        return buffer.getvalue()
+    if path.suffix == ".json":
+        return json.dumps(mutated_tree(draw, json.loads(content))).encode()
+    rows = list(csv.reader(io.StringIO(content.decode())))
+    row = rows[draw(st.integers(0, len(rows) - 1))]
+    place = draw(st.integers(0, len(row) - 1))
+    if draw(st.integers(0, 4)) == 0:
+        del row[place]
+    else:
+        row[place] = str(draw(st.sampled_from(ODD)))
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode()
+
+
+# --- the property --------------------------------------------------------------------------------
+
+NAMES = [
+    *("users.dat", "loo.npz", "published.npz", "best.pt", "last.pt", "top_items.npz"),
+    *("config.json", "summary.json", "summary.json of results", "metrics.csv"),
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    print_blob=True,  # the seed of a failure
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(data=st.data())
+def test_a_mutated_file_is_refused_in_a_line_or_reads_as_what_it_says(kinds, name, data):
+    kind = kinds[name]
+    content = kind.path.read_bytes()
+    other = mutated(data.draw, kind.path, content)
+    expected = kind.use(kind.path)
+    try:
+        kind.path.write_bytes(other)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of numpy, on casts
+            found = kind.use(kind.path)
+    except UserError as error:
+        assert "\n" not in str(error)
+        assert len(str(error)) < 600
+    else:
+        damaged = kind.path.suffix in (".npz", ".pt") and _is_damaged(content, other)
+        assert not damaged or found == expected
+    finally:
+        kind.path.write_bytes(content)
+
+
+def _is_damaged(content: bytes, other: bytes) -> bool:
+    """Return whether bytes were changed, rather than a whole file written anew."""
+    try:
+        if other[:2] == b"PK":
+            torch.load(io.BytesIO(other), weights_only=True)
+    except Exception:
+        pass
+    return other[:64] == content[:64] and len(other) == len(content) and other != content
