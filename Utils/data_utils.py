@@ -372,14 +372,14 @@ def load_interactions(dataset: str, data_dir: str) -> Interactions:
     path = Path(data_dir) / dataset / "users.dat"
     if not path.exists():
         download(source.url, source.sha256, path)
-    found = sha256_of(path)
-    if found != source.sha256:
+    interactions = read_users_dat(path, source.min_count)
+    if interactions.sha256 != source.sha256:
         raise UserError(
-            f"{path}: not the public file (sha256 {found[:8]}..., not {source.sha256[:8]}...), and "
+            f"{path}: not the public file (sha256 {interactions.sha256[:8]}..., not {source.sha256[:8]}...), and "
             f"runs on other data must not stand under its name; delete it to have that of "
             f"{source.url} downloaded"
         )
-    return read_users_dat(path, source.min_count)
+    return interactions
 
 
 def download(url: str, sha256: str, path: Path) -> None:

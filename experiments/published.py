@@ -11,6 +11,7 @@ from experiments.evidence import Place
 from experiments.plan import TEACHER
 
 FOLDER = Path(__file__).with_name("published")
+NOTES = {"Foursquare": ["Another crawl than the paper's, which is not public: do not compare."]}
 
 
 @cache
@@ -59,11 +60,14 @@ def paper_value(experiment: str, place: Place, metric: str) -> tuple[float | str
 
 
 def effect(terms: Iterable[tuple[float, Place]], metric: str) -> float | None:
-    """Return the paper's weighted sum of cells' metrics; None if it lacks one or one is flagged."""
+    """Return the paper's weighted sum of cells' metrics.
+
+    None if it lacks one, if one is flagged, or if its data set is another than ours of that name.
+    """
     total = 0.0
     for weight, place in terms:
         value, flag = paper_value("table2", place, metric)
-        if value == "" or flag:
+        if value == "" or flag or place.dataset in NOTES:
             return None
         total += weight * value
     return total

@@ -32,7 +32,7 @@ from experiments.plan import (
     cells_of,
     planned,
 )
-from experiments.published import paper_value
+from experiments.published import NOTES, paper_value
 from experiments.results import markdown_table, read_runs
 from experiments.settings import SIZES
 from Utils.errors import UserError, require_known
@@ -42,7 +42,6 @@ from Utils.settings import launch
 
 SETTINGS = [(dataset, model) for dataset in ("CiteULike", "Foursquare") for model in SIZES]
 BASELINES = [cell for cell in METHODS if cell.label in ("RD", "CD")]
-NOTES = {"Foursquare": ["Another crawl than the paper's, which is not public: do not compare."]}
 SHOWN = {"table2": METRICS, "curves": METRICS, "table4": ["H@5", "N@5", "H@10", "N@10"]}
 TITLES = {
     "table2": "Table 2: methods, phi = 0.1",

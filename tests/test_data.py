@@ -239,6 +239,33 @@ def test_foreign_files_are_refused(split, tmp_path):
         read_published_split(path, "CiteULike")
 
 
+def test_what_the_protocol_does_not_have_is_refused(split):
+    def other(**changes):
+        arrays = {name: getattr(split, name).copy() for name in changes}
+        for name, (place, value) in changes.items():
+            arrays[name][place] = value
+        return dataclasses.replace(split, **arrays)
+
+    seen = split.train_items[split.train_users == 3][0]
+    for changes, words in (
+        ({"candidates": ((3, 5), split.test[3])}, "held-out items are among the candidates"),
+        ({"candidates": ((3, 5), split.valid[3])}, "held-out items are among the candidates"),
+        ({"test": (3, split.valid[3])}, "a pair of user and item stands there twice"),
+        ({"valid": (3, seen)}, "a pair of user and item stands there twice"),
+        ({"candidates": ((3, 5), -1)}, "candidates has -1 to"),
+        ({"train_users": (0, split.num_users)}, "train_users has 0 to 1000, beyond 0 to 999"),
+    ):
+        with pytest.raises(UserError, match=words):
+            other(**changes)
+    for change, words in (
+        ({"candidates": split.candidates[:, :100]}, "not 1,000 x 499 integers"),
+        ({"candidates": split.candidates.astype(float)}, "candidates is float64 of"),
+        ({"valid": split.valid[:-1]}, "valid is int64 of 999, not 1,000 integers"),
+    ):
+        with pytest.raises(UserError, match=words):
+            dataclasses.replace(split, **change)
+
+
 # --- where data comes from -----------------------------------------------------------------------
 
 

@@ -371,6 +371,16 @@ def test_pairs_have_one_set_of_experts(teacher, split):
         experts(student, other).most_probable_experts()
 
 
+def test_pairs_weigh_one_in_the_papers_variant(teacher, split):
+    student, other = neumf_pair(split, teacher)
+    de = experts(student, other, expert_selection="one_small", variant="paper")
+    expected = 0.0
+    for user, item in [(u, i) for row in BATCH[1:] for u, i in zip(BATCH[0], row, strict=True)]:
+        h_s, h_t = (m.representations(user.view(1), item.view(1))["pair"] for m in (student, other))
+        expected += (h_t - de.experts["pair"](h_s, torch.ones(1, 1))).norm().item()
+    assert de.loss(BATCH).item() == pytest.approx(expected, rel=1e-5)
+
+
 def test_users_and_items_of_a_joint_model_can_be_distilled_apart(teacher, split):
     student, other = neumf_pair(split, teacher)
     de = experts(student, other, layer="embeddings", expert_selection="one_small")

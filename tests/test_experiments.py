@@ -703,6 +703,8 @@ def test_the_papers_effect_is_of_cells_that_its_tables_have():
     assert published.effect([(1.0, at(dataclasses.replace(DE, phi=0.5)))], "H@5") is None
     assert published.effect([(1.0, at(claims.ATTENTION))], "H@5") is None  # of Foursquare alone
     assert published.effect([(1.0, at(STUDENT))], "M@20") is None  # a known misprint
+    elsewhere = [(weight, place._replace(dataset="Foursquare")) for weight, place in gain]
+    assert published.effect(elsewhere, "H@5") is None  # of another crawl than ours
 
 
 def test_a_report_of_no_logs_is_refused_and_leaves_the_readme_alone(workdir):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from Models import MODELS, build_model
+from Models.recommender import Recommender
 from Utils.errors import UserError
 from Utils.optimizer import DenseAdam
 
@@ -51,6 +52,18 @@ def test_scores_agree_for_pairs_lists_and_all_items(model, precision, monkeypatc
     factors = model.encode()
     if factors:
         torch.testing.assert_close(everything, (factors[0] @ factors[1].T)[users])
+
+
+def test_what_is_assigned_is_what_scores_are_made_of(model):
+    users, items = torch.randn(USERS, 6).double(), torch.randn(ITEMS, 6).double()
+    if type(model).assign is Recommender.assign:
+        with pytest.raises(UserError, match="its factors are not kept, but computed, so it cannot"):
+            model.assign(users, items)
+        return
+    model.assign(users, items)
+    torch.testing.assert_close(model.score_all(torch.arange(USERS)), users @ items.T)
+    for found, expected in zip(model.encode(), (users, items), strict=True):
+        torch.testing.assert_close(found, expected)
 
 
 def test_representations_are_of_users_and_items_or_of_pairs(model):

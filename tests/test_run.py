@@ -3,7 +3,9 @@
 import csv
 import dataclasses
 import json
+import os
 import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -281,6 +283,103 @@ def test_other_settings_need_a_name_or_overwrite(workdir, monkeypatch):
     run_until(2, monkeypatch, overwrite=True)
     with pytest.raises(UserError, match="holds a run with"):
         main(small(lr=0.02, resume=True))
+
+
+def test_a_finished_run_is_not_taken_for_one_on_other_data(workdir, split, monkeypatch):
+    main(small())
+    changed = dataclasses.replace(split, valid=split.test, test=split.valid)
+    monkeypatch.setattr(main_no_KD, "load_split", lambda *_: changed)
+    for again in (small(), small(resume=True)):
+        with pytest.raises(UserError, match=r"holds a run on other data .*--name NAME .*--overwri"):
+            main(again)
+
+
+def test_a_finished_run_goes_on_with_more_epochs(workdir):
+    main(small(max_epoch=6))
+    names = ("metrics.csv", "best.pt", "ranks.npz")
+    whole = [read(workdir, name) for name in names]
+    main(small(max_epoch=3, overwrite=True))
+    with pytest.raises(UserError, match=r"max_epoch 3 \(now 6\); --resume goes on with it, or use"):
+        main(small(max_epoch=6))
+    main(small(max_epoch=6, resume=True))
+    assert [read(workdir, name) for name in names] == whole
+    assert json.loads(read(workdir, "summary.json"))["epochs"] == 6
+    assert json.loads(read(workdir, "config.json"))["settings"]["max_epoch"] == 6
+    with pytest.raises(UserError, match=r"max_epoch 6 \(now 4\); use --name"):
+        main(small(max_epoch=4, resume=True))
+    shutil.rmtree(workdir / "checkpoints")
+    with pytest.raises(UserError, match=r"holds a shorter run, but .* --overwrite starts again"):
+        main(small(max_epoch=9, resume=True))
+    assert json.loads(read(workdir, "summary.json"))["epochs"] == 6
+
+
+def test_logs_that_are_removed_during_a_run_stop_it_and_are_written_anew(workdir, monkeypatch):
+    main(small())
+    names = ("metrics.csv", "best.pt", "ranks.npz")
+    whole = [read(workdir, name) for name in names]
+    shutil.rmtree(workdir / "logs")
+    shutil.rmtree(workdir / "checkpoints")
+    monkeypatch.setattr("Utils.run.CHECKPOINT_SHARE", 1e9)  # last.pt after each epoch
+    original = PairSampler.epoch
+
+    def removing(sampler, epoch):
+        if epoch == 2:
+            shutil.rmtree(workdir / "logs")
+        return original(sampler, epoch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PairSampler, "epoch", removing)
+        with pytest.raises(UserError, match=r"train\.log: was removed or replaced while the run"):
+            main(small())
+    assert not (workdir / "logs").exists()
+    main(small(resume=True))
+    assert [read(workdir, name) for name in names] == whole
+    shutil.rmtree(workdir / "logs")  # after its end: all is there but its logs
+    main(small(resume=True))
+    assert [read(workdir, name) for name in names] == whole
+    assert json.loads(read(workdir, "summary.json"))["epochs"] == 4
+
+
+def test_ranks_of_a_large_catalogue_stay_what_they_are(workdir, monkeypatch):
+    found = Evaluator.ranks
+
+    def large(evaluator, model):
+        return {part: ranks + 40_000 for part, ranks in found(evaluator, model).items()}
+
+    monkeypatch.setattr(Evaluator, "ranks", large)
+    main(small(max_epoch=1))
+    with np.load(workdir / "logs" / FOLDER / "ranks.npz") as kept:
+        assert kept["test"].dtype == np.int32
+        assert kept["test"].min() > 40_000
+
+
+@pytest.mark.parametrize("part", ["exp_avg", "exp_avg_sq"])
+def test_moments_that_do_not_fit_are_refused(workdir, monkeypatch, part):
+    """One row too short, and the fused update writes past the end of the heap's block."""
+    run_until(2, monkeypatch)
+    path = workdir / "checkpoints" / FOLDER / "last.pt"
+    last = torch.load(path, weights_only=True)
+    moments = last["optimizer"]["state"][0]
+    moments[part] = moments[part][:-1].clone()
+    torch.save(last, path)
+    words = rf"last\.pt: its moments do not fit, 0\.{part} is 999 x 8 float32, not 1000 x 8 float32"
+    with pytest.raises(UserError, match=words):
+        main(small(resume=True))
+
+
+def test_what_killed_processes_had_begun_to_write_is_cleared_and_nothing_else(workdir):
+    folder = workdir / "checkpoints" / FOLDER
+    folder.mkdir(parents=True)
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    stale, alive = (folder / f".best.pt.{pid}.tmp" for pid in (ended.pid, os.getppid()))
+    foreign = folder / ".notes.tmp"
+    for path in (stale, alive, foreign):
+        path.write_bytes(b"half")
+    main(small(max_epoch=1))
+    assert not stale.exists()
+    assert alive.exists()
+    assert foreign.exists()
 
 
 def test_a_seed_on_the_published_split_has_a_folder_of_its_own(workdir, split, monkeypatch):

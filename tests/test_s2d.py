@@ -8,13 +8,17 @@ import numpy as np
 import pytest
 import torch
 
+import main_DERRD
 import main_no_KD
 import main_S2D
+import main_SVD
 import main_URRD
 from experiments.teacher import load_teacher
-from Models import build_model
+from Models import MODELS, build_model
+from Models.bpr import BPR
 from Models.distillers import S2D, s2d
 from Models.low_rank import leading_factors, low_rank_factors, spectral_start
+from Models.recommender import Recommender
 from Utils.errors import UserError
 
 USERS = torch.tensor([3, 500, 17, 999])
@@ -154,6 +158,31 @@ def test_a_start_that_is_impossible_is_refused(teacher, neumf_path, split):
     common = {"dataset": "synthetic", "teacher": str(neumf_path), "dim": 8, "start": "spectral"}
     with pytest.raises(UserError, match=r"^--model NeuMF: its scores are not inner products"):
         main_URRD.main(main_URRD.Settings(model="NeuMF", **common))
+
+
+class Weighted(BPR):
+    """Inner products of vectors that are computed: what is written into them is lost."""
+
+    assign = Recommender.assign
+
+    def encode(self):
+        """Return the tables, with the first dimension doubled."""
+        weights = torch.ones(self.dim).index_fill(0, torch.tensor(0), 2.0)
+        return self.user.weight * weights, self.item.weight
+
+
+@pytest.mark.parametrize("script", [main_SVD, main_URRD, main_DERRD])
+def test_factors_that_are_computed_are_no_start_and_no_teacher_is_trained_first(
+    workdir, monkeypatch, script
+):
+    monkeypatch.setitem(MODELS, "Weighted", Weighted)
+    names = {field.name for field in dataclasses.fields(script.Settings)}
+    flags = {"dataset": "synthetic", "model": "Weighted", "dim": 8, "teacher_dim": 16}
+    flags |= {"lr": 0.01, "reg": 0.0, "batch_size": 1024, "K": 5, "L": 5, "T": 1.0}
+    flags |= {"lmbda_DE": 1.0, "lmbda_RRD": 1.0, "num_experts": 2, "start": "spectral"}
+    with pytest.raises(UserError, match=r"^--model Weighted: its factors are not kept, but comp"):
+        script.main(script.Settings(**{k: v for k, v in flags.items() if k in names}))
+    assert not (workdir / "checkpoints").exists()
 
 
 # --- runs ----------------------------------------------------------------------------------------

@@ -6,6 +6,8 @@ import os
 import random
 import resource
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import fields
 from pathlib import Path
@@ -211,6 +213,104 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(workdir):
     for key in ("modules", "optimizer", "history"):
         torch.testing.assert_close(found[key], expected[key], rtol=0, atol=0)
     assert not list(killed.rglob(".*.tmp"))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+@pytest.mark.parametrize("name", ["train.log", "metrics.csv"])
+def test_a_log_that_takes_no_more_is_one_line(workdir, name):
+    folder = workdir / "logs/synthetic/BPR-d8/no_KD/seed0"
+    folder.mkdir(parents=True)
+    (folder / name).symlink_to("/dev/full")
+    result = run_script("main_no_KD.py", *SMALL, "--max_epoch", "2", cwd=workdir)
+    assert_refused(result, "cannot write (No space left on device); make room")
+    assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.skipif(not Path("/sys").is_dir(), reason="no file system that refuses everybody")
+def test_read_only_checkpoints_are_named(workdir):
+    (workdir / "checkpoints").symlink_to("/sys")
+    result = run_script("main_no_KD.py", *SMALL, cwd=workdir)
+    assert_refused(result, "checkpoints/synthetic", "cannot write", "mend its rights")
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--dim=1000000000"], ["--dim 1000000000: training BPR takes ", " GB or more", "smaller"]),
+        (["--dim=100000000000"], ["--dim 100000000000 is out of range", "below 2,147,483,648"]),
+        (["--threads=100000"], ["--threads 100000: this machine has ", " cores; use "]),
+        (["--batch_size=3000000000"], ["--batch_size 3000000000 is out of range"]),
+    ],
+)
+def test_what_the_machine_cannot_hold_is_refused_at_once(workdir, flags, words):
+    result = run_script("main_no_KD.py", *SMALL[:4], *flags, cwd=workdir)
+    assert_refused(result, *words)
+    assert not (workdir / "logs").exists()
+
+
+def test_memory_that_is_not_there_is_one_line(workdir, teacher_path):
+    flags = ("--teacher", str(teacher_path), "--num_experts", "200000000")
+    result = run_script("main_DE.py", *SMALL, *flags, cwd=workdir)
+    assert_refused(result, "out of memory (", "bytes more were asked for); use smaller sizes")
+
+
+def test_ctrl_c_again_and_again_is_one_line(workdir):
+    flags = (*SMALL, "--max_epoch", "400", "--patience", "400")
+    process = start_script("main_no_KD.py", *flags, cwd=workdir)
+    _wait_for_epochs(workdir, 3)
+    for _ in range(5):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.003)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "Traceback" not in err
+    assert err.strip().splitlines()[-1].startswith("main_no_KD.py: interrupted; ")
+
+
+@pytest.mark.parametrize("after", [0.15, 0.4, 0.8, 1.2])
+def test_ctrl_c_during_imports_is_one_line(workdir, after):
+    process = start_script("main_no_KD.py", *SMALL, "--max_epoch", "2", cwd=workdir)
+    time.sleep(after)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode in (2, -signal.SIGINT)  # the latter: before Python itself was ready
+    assert process.returncode != 2 or "interrupted" in err
+    assert "Traceback" not in err
+
+
+def test_a_closed_pipe_is_one_line_and_the_run_can_go_on(workdir):
+    flags = (*SMALL, "--max_epoch", "200", "--patience", "200")
+    process = start_script("main_no_KD.py", *flags, cwd=workdir)
+    process.stdout.readline()
+    process.stdout.close()
+    err = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(timeout=60) == 2
+    goes_on = "--resume goes on from the last checkpoint"
+    assert err == f"main_no_KD.py: whoever read the output is gone; {goes_on}\n"
+    process = start_script("main_no_KD.py", *flags, "--resume", cwd=workdir)
+    _wait_for_epochs(workdir, 5)
+    process.kill()
+    assert "Traceback" not in process.communicate()[1]
+
+
+def test_a_run_that_is_finished_elsewhere_is_made_again_here_and_says_so(workdir, tmp_path):
+    code = (
+        "import sys; from pathlib import Path; import Utils.run, main_no_KD\n"
+        f"Utils.run.ROOT = Path({str(workdir / 'project')!r})\n"
+        "main_no_KD.main(main_no_KD.Settings(dataset='synthetic', dim=8, max_epoch=1))"
+    )
+    (workdir / "project").mkdir()
+    (workdir / "elsewhere").mkdir()
+    said = []
+    for name in ("project", "elsewhere", "elsewhere"):
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=workdir / name, capture_output=True, text=True,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        said.append("holds a finished run; it is made again here, in " in done.stdout)
+    assert said == [False, True, False]
 
 
 @pytest.mark.parametrize(("library", "calls"), [("glibc", [-1, -2]), ("", [])])

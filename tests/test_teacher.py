@@ -268,6 +268,78 @@ def test_a_teacher_of_something_else_is_refused(copied, split, change, words):
         load(split, teacher=copied)
 
 
+def test_a_state_for_resume_is_told_from_a_model(short, split, workdir):
+    main_no_KD.main(short)
+    path = next(workdir.rglob("last.pt"))
+    with pytest.raises(UserError, match=r"last\.pt: is a state for --resume, not a model; best\.p"):
+        load(split, teacher=str(path))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"dim": 17}, r"its weights do not fit, user\.weight is 1000 x 16 float32, not 1000 x 17"),
+        ({"dim": 10**9}, "--dim 1000000000: training BPR takes"),
+        ({"dim": -1}, "does not say what model it is"),
+        ({"dim": "16"}, "does not say what model it is"),
+        ({"options": {"num_layers": 2}}, "--num_layers 2: BPR has no such setting"),
+        ({"weights": {}}, r"its weights do not fit, user\.weight is missing"),
+        ({"weights": None}, r"its weights do not fit, user\.weight is missing"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_refused(copied, split, change, words):
+    torch.save(torch.load(copied, weights_only=True) | change, copied)
+    with pytest.raises(UserError, match=words):
+        load(split, teacher=copied)
+
+
+def test_weights_that_are_not_finite_are_refused(copied, split):
+    content = torch.load(copied, weights_only=True)
+    content["weights"]["item.weight"][7, 3] = torch.nan
+    torch.save(content, copied)
+    with pytest.raises(UserError, match=r"best\.pt: has numbers that are not finite; name another"):
+        load(split, teacher=copied)
+
+
+def test_a_single_flipped_bit_is_seen(copied, split, workdir):
+    """In the weights, where it would move the metrics a little and nothing else."""
+    path = workdir / copied
+    content = bytearray(path.read_bytes())
+    weights = torch.load(path, weights_only=True)["weights"]["item.weight"]
+    place = content.index(weights[100].numpy().tobytes()) + 3
+    content[place] ^= 0b0000_0100
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"best\.pt: cut short, damaged or no checkpoint"):
+        load(split, teacher=copied)
+
+
+@pytest.mark.parametrize("kind", ["items", "users"])
+@pytest.mark.parametrize("bad", [-1, 10**6, "float", "short"])
+def test_lists_with_what_is_no_item_or_user_are_refused(copied, split, workdir, kind, bad):
+    """They would be read from memory that belongs to others."""
+    teacher = load(split, teacher=copied)
+    getattr(teacher, f"top_{kind}")(30)
+    path = workdir / f"copy/top_{kind}.npz"
+    with np.load(path) as kept:
+        top, sha256 = kept["top"], kept["teacher_sha256"]
+    if isinstance(bad, int):
+        top[5, 5] = bad
+    else:
+        top = top.astype(np.float32) if bad == "float" else top[:-1]
+    np.savez(path, top=top, teacher_sha256=sha256)
+    with pytest.raises(UserError, match=rf"top_{kind}\.npz: top (is|has) .*; delete it and"):
+        getattr(teacher, f"top_{kind}")(30)
+
+
+def test_the_size_of_a_named_teacher_is_kept(workdir, teacher_path):
+    usual = {"K": 5, "L": 5, "T": 1.0, "lmbda_RRD": 0.1, "lr": 0.01, "reg": 0.0}
+    args = settings(teacher=str(teacher_path), teacher_dim=200, max_epoch=1, **usual)
+    main_URRD.main(args)
+    config = json.loads(next((workdir / "logs").rglob("config.json")).read_text())
+    assert config["settings"]["teacher_dim"] == config["teacher"]["dim"] == 16
+    main_URRD.main(args)  # the same run, so there is nothing to do
+
+
 def test_a_file_that_is_no_teacher_is_refused(split, workdir):
     (workdir / "best.pt").write_bytes(b"nothing")
     with pytest.raises(
