@@ -375,9 +375,9 @@ def load_interactions(dataset: str, data_dir: str) -> Interactions:
     interactions = read_users_dat(path, source.min_count)
     if interactions.sha256 != source.sha256:
         raise UserError(
-            f"{path}: not the public file (sha256 {interactions.sha256[:8]}..., not {source.sha256[:8]}...), and "
-            f"runs on other data must not stand under its name; delete it to have that of "
-            f"{source.url} downloaded"
+            f"{path}: not the public file (sha256 {interactions.sha256[:8]}..., not "
+            f"{source.sha256[:8]}...), and runs on other data must not stand under its name; "
+            f"delete it to have that of {source.url} downloaded"
         )
     return interactions
 
