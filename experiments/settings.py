@@ -5,10 +5,11 @@ A row says where it is from: published, or the best on the validation set in a s
 """
 
 import csv
+import os
 from dataclasses import fields, replace
 from math import log
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 from Models import MODELS
 from Utils.errors import UserError, require_known
@@ -30,32 +31,97 @@ class Row(NamedTuple):
     dim: int
     settings: str
     source: str
+    line: int = 0  # where it stands in the file, not a column
+
+
+COLUMNS = list(Row._fields[:-1])
 
 
 def read_table() -> list[Row]:
-    """Return the rows of ``settings.csv``."""
-    with open(TABLE) as file:
-        return [Row(**row | {"dim": int(row["dim"])}) for row in csv.DictReader(file)]
+    """Return the rows of ``settings.csv``.
+
+    Raises
+    ------
+    UserError
+        If the file is no table of these columns, with the line where it is not.
+    """
+    try:
+        text = TABLE.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{TABLE}: cannot read ({error.strerror}); restore it") from error
+    except UnicodeDecodeError as error:
+        line = 1 + error.object.count(b"\n", 0, error.start)
+        raise _refusal(line, "not UTF-8; save the file in this encoding") from error
+    lines = enumerate(text.splitlines() or [""], 1)
+    (_, head), *rows = [(n, _cells(n, line)) for n, line in lines if n == 1 or line.strip()]
+    if head != COLUMNS:
+        raise _refusal(1, f"the columns are {','.join(head)}; they must be {','.join(COLUMNS)}")
+    return [_row(line, cells) for line, cells in rows]
+
+
+def _cells(line: int, text: str) -> list[str]:
+    """Return the cells of a line; a text ends on the line where it begins."""
+    try:
+        return next(csv.reader([text], strict=True), [])
+    except csv.Error as error:
+        raise _refusal(line, f"broken quotes ({error}); close them, double those inside") from error
+
+
+def _row(line: int, cells: list[str]) -> Row:
+    if len(cells) != len(COLUMNS):
+        raise _refusal(
+            line, f"{len(cells)} columns, not {len(COLUMNS)}; put a text with commas into quotes"
+        )
+    *names, dim, settings, source = cells
+    if not (dim.isdecimal() and int(dim)):
+        raise _refusal(line, f"dim={dim}: not a whole number above 0; write it like 20")
+    return Row(*names, int(dim), settings, source, line)
+
+
+def _refusal(line: int, fault: object) -> UserError:
+    return UserError(f"{os.path.relpath(TABLE)}:{line}: {fault}")
 
 
 def write_table(rows: list[Row]) -> None:
     """Replace ``settings.csv``."""
-    with open(TABLE, "w") as file:
-        csv.writer(file, lineterminator="\n").writerows([Row._fields, *rows])
+    with open(TABLE, "w", encoding="utf-8") as file:
+        lines = [COLUMNS, *(row[: len(COLUMNS)] for row in rows)]
+        csv.writer(file, lineterminator="\n").writerows(lines)
 
 
-def parse(settings: str) -> dict[str, Any]:
-    """Return what ``name=value name=value`` says: whole numbers, other numbers, or texts."""
-    values: dict[str, Any] = {}
+def parse(settings: str, kind: type) -> dict[str, Any]:
+    """Return what ``name=value name=value`` says, of the types that a script's settings have.
+
+    Raises
+    ------
+    UserError
+        If ``kind`` has no such setting, or one of another type.
+    """
+    kinds, values = get_type_hints(kind), {}
     for part in settings.split():
-        name, _, text = part.partition("=")
-        for kind in (int, float, str):
-            try:
-                values[name] = kind(text)
-                break
-            except ValueError:
-                continue
+        name, equals, text = part.partition("=")
+        if not equals or name in values:
+            raise UserError(f"{part}: write each setting once, like lr=0.001")
+        require_known("setting", name, [field.name for field in fields(kind)])
+        values[name] = _value(name, text, kinds[name])
     return values
+
+
+def _value(name: str, text: str, kind: Any) -> Any:
+    """Return a text as a value of a setting's annotation, such as ``float | None``."""
+    if kind is bool or get_origin(kind) is Literal:
+        require_known(name, text, get_args(kind) or ("True", "False"))
+        return text == "True" if kind is bool else text
+    for number, wanted in (
+        (int, "whole number; write one, like 10"),
+        (float, "number; write one, like 0.001"),
+    ):
+        if number in (kind, *get_args(kind)):
+            try:
+                return number(text)
+            except ValueError:
+                raise UserError(f"{name}={text}: not a {wanted}") from None
+    return text
 
 
 def find_row(dataset: str, model: str, method: str, dim: int) -> Row | None:
@@ -75,7 +141,8 @@ def with_defaults(method: str, args: Settings) -> Settings:
     Raises
     ------
     UserError
-        If the base model is unknown, or if a setting has a value in neither place.
+        If the base model is unknown, if a setting has a value in neither place, or if the row
+        has what the script cannot use.
     """
     args, said = resolve(method, args)
     if said:
@@ -93,9 +160,14 @@ def resolve(method: str, args: Settings) -> tuple[Settings, str]:
 
     args, said = replace(args, **fill(SIZES.get(args.model, {}))), ""
     row = find_row(args.dataset, args.model, method, args.dim) if args.dim else None
-    taken = fill(parse(row.settings)) if row else {}
+    taken = {}
+    if row:
+        try:
+            taken = fill(parse(row.settings, type(args)))
+            args = replace(args, **taken)
+        except UserError as error:
+            raise _refusal(row.line, error) from error
     if taken:
-        args = replace(args, **taken)
         values = " ".join(f"{name}={value}" for name, value in taken.items())
         said = f"tuned for {' '.join(row[:3])} d={row.dim} ({row.source}): {values}"
     optional = {"patience", *(option for model in MODELS.values() for option in model.options)}

@@ -21,7 +21,7 @@ from io import TextIOWrapper
 from itertools import product
 from math import isnan, nan
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, get_args
+from typing import Annotated, Any, Literal, NamedTuple
 
 import tyro
 from tqdm import tqdm
@@ -31,7 +31,7 @@ from experiments.results import read_runs
 from experiments.settings import TABLE, Row, parse, read_table, resolve, write_table
 from experiments.teacher import own_teacher
 from Utils.data_utils import load_split
-from Utils.errors import UserError, require_known
+from Utils.errors import UserError
 from Utils.files import read_json, write_whole
 from Utils.run import refuse_other_settings
 from Utils.seeding import numpy_generator
@@ -162,21 +162,16 @@ def kept_trial(args: Settings, point: str) -> Trial | None:
 def script_settings(args: Settings, point: str) -> Any:
     """Return the script's settings with those of a point, and the table's where it has none."""
     kind = load_script(args.method).Settings
-    kinds = {field.name: field.type for field in fields(kind)}
-    given = parse(point)
-    for name, value in given.items():
-        require_known("setting", name, kinds)
-        if isinstance(value, int) and float in (kinds[name], *get_args(kinds[name])):
-            given[name] = float(value)
-    given |= {"dataset": args.dataset, "model": args.model, "dim": args.dim}
-    return resolve(args.method, kind(**given, data_dir=str(args.data_dir)))[0]
+    same = {"dataset": args.dataset, "model": args.model, "dim": args.dim}
+    same["data_dir"] = str(args.data_dir)
+    return resolve(args.method, kind(**parse(point, kind) | same))[0]
 
 
 def complete(args: Settings, point: str) -> str:
     """Return a point with all that scripts leave open, so that it says the same for ever."""
     settings = script_settings(args, point)
     tuned = [f.name for f in fields(settings) if f.default is None and f.name not in NOT_TUNED]
-    values = {name: getattr(settings, name) for name in (*tuned, *parse(point))}
+    values = {name: getattr(settings, name) for name in (*tuned, *parse(point, type(settings)))}
     return " ".join(f"{name}={value}" for name, value in values.items() if value is not None)
 
 
