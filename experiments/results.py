@@ -8,6 +8,7 @@ import csv
 import json
 from collections import defaultdict
 from dataclasses import dataclass
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +19,83 @@ from Utils.evaluation import METRICS
 from Utils.files import read_npz
 from Utils.settings import launch
 
+TEXTS = ("dataset", "split", "selection", "model", "method", "name")
+COUNTS = ("dim", "seed", "num_parameters", "best_epoch", "epochs")
+SECONDS = ("train_seconds", "eval_seconds")
+SUMMARY = dict.fromkeys(TEXTS, str) | dict.fromkeys(COUNTS, int) | dict.fromkeys(SECONDS, float)
+
 
 def read_runs(logs: Path) -> list[dict[str, Any]]:
-    """Return the summaries of all finished runs below ``logs``, each with its ``folder``."""
-    paths = sorted(logs.rglob("summary.json"))
-    return [json.loads(path.read_text()) | {"folder": path.parent} for path in paths]
+    """Return the summaries of all finished runs below ``logs``, each with its ``folder``.
+
+    Raises
+    ------
+    UserError
+        If one is cut short, or lacks what is used.
+    """
+    return [read_run(path) | {"folder": path.parent} for path in sorted(logs.rglob("summary.json"))]
+
+
+def read_run(path: Path) -> dict[str, Any]:
+    """Return a run's ``summary.json``; raises ``UserError`` as ``read_runs`` does."""
+    try:
+        run = json.loads(path.read_bytes())
+        _refuse_others(run, SUMMARY)
+        for part in ("valid", "test"):
+            _refuse_others(run.get(part), dict.fromkeys(METRICS, float), f"{part} ")
+    except (OSError, ValueError) as error:  # of the file, of JSON, or of what it says
+        raise _broken(path, error) from error
+    return run
+
+
+def _refuse_others(content: Any, kinds: dict[str, type], part: str = "") -> None:
+    """Raise ``ValueError`` if an object lacks one of these, or has it of another type."""
+    if not isinstance(content, dict):
+        raise ValueError(f"its {part}metrics are missing" if part else "no JSON object")
+    for name, kind in kinds.items():
+        value = content.get(name)
+        is_number = type(value) in (int, float) and -inf < value < inf
+        if not (is_number if kind is float else type(value) is kind):
+            raise ValueError(f"its {part}{name} is {json.dumps(value)}")
+
+
+def _broken(place: object, fault: object) -> UserError:
+    return UserError(f"{place}: {fault}; delete its folder, or run it again with --overwrite")
 
 
 def read_curves(path: Path) -> dict[str, np.ndarray]:
-    """Return the columns of a run's ``metrics.csv``: each ``(epochs,)`` float64."""
-    with open(path) as file:
-        names, *rows = csv.reader(file)
-    return dict(zip(names, np.array(rows, dtype=float).T, strict=True))
+    """Return the columns of a run's ``metrics.csv``: each ``(epochs,)`` float64.
+
+    Raises
+    ------
+    UserError
+        If it has no header, no epoch, or a line that is not one number for each column.
+    """
+    try:
+        names, *rows = [line.split(",") for line in path.read_text("utf-8").splitlines()] or [[]]
+    except (OSError, ValueError) as error:
+        raise _broken(path, error) from error
+    if names[:1] != ["epoch"]:
+        raise _broken(f"{path}:1", "no header that begins with epoch")
+    if not rows:
+        raise _broken(f"{path}:2", "no epoch")
+    values = np.empty((len(rows), len(names)))
+    for line, row in enumerate(rows, 2):
+        try:
+            values[line - 2] = _numbers(row, len(names))
+        except ValueError as error:
+            raise _broken(f"{path}:{line}", error) from error
+    return dict(zip(names, values.T, strict=True))
+
+
+def _numbers(texts: list[str], count: int) -> list[float]:
+    """Return texts as ``count`` finite numbers; raises ``ValueError`` if they are not."""
+    if len(texts) != count:
+        raise ValueError(f"{len(texts)} columns, not {count}")
+    numbers = [float(text) for text in texts]
+    if not all(map(isfinite, numbers)):
+        raise ValueError("a number that is not finite")
+    return numbers
 
 
 def read_published_curves(path: Path, method: str) -> dict[str, np.ndarray]:

@@ -2,6 +2,7 @@
 
 import ast
 import csv
+import json
 import re
 import shutil
 import subprocess
@@ -130,6 +131,74 @@ def test_the_table_is_mean_and_standard_deviation():
 def test_the_results_of_nothing_are_an_error(tmp_path):
     with pytest.raises(UserError, match=f"{tmp_path}: no finished run of CiteULike"):
         results.main(results.Settings(logs=tmp_path, dataset="CiteULike"))
+
+
+@pytest.fixture
+def summary() -> dict:
+    """What a finished run says of itself."""
+    text = (ROOT / "logs/CiteULike/BPR-d20/DERRD/seed0/summary.json").read_text()
+    return json.loads(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"format": "recdist', r"Unterminated string starting at: line 1 column 12 \(char 11\)"),
+        ("", r"Expecting value: line 1 column 1 \(char 0\)"),
+        ("\xff", "'utf-8' codec can't decode"),
+        ("[]", "no JSON object"),
+        ("{}", "its dataset is null"),
+        ({"dim": "20"}, 'its dim is "20"'),
+        ({"seed": True}, "its seed is true"),
+        ({"best_epoch": 1.5}, r"its best_epoch is 1\.5"),
+        ({"name": None}, "its name is null"),
+        ({"train_seconds": "7"}, 'its train_seconds is "7"'),
+        ({"valid": []}, "its valid metrics are missing"),
+        ({"test": None}, "its test metrics are missing"),
+        ({"test": {"H@5": 0.5}}, "its test N@5 is null"),
+        ({"valid": dict.fromkeys(METRICS, float("nan"))}, "its valid H@5 is NaN"),
+    ],
+)
+def test_a_broken_summary_is_refused_by_name(tmp_path, summary, text, words):
+    path = tmp_path / "D/BPR-d20/no_KD/seed0/summary.json"
+    path.parent.mkdir(parents=True)
+    if isinstance(text, dict):
+        text = json.dumps(summary | text)
+    path.write_bytes(text.encode("latin-1"))
+    remedy = "; delete its folder, or run it again with --overwrite$"
+    with pytest.raises(UserError, match=f"^{path}: {words}.*{remedy}"):
+        results.main(results.Settings(logs=tmp_path))
+    path.write_text(json.dumps(summary))
+    (run,) = read_runs(tmp_path)
+    assert run == summary | {"folder": path.parent}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", ":1: no header that begins with epoch"),
+        ("0,0.5\n1,0.4\n", ":1: no header that begins with epoch"),
+        ("epoch,train_loss\n", ":2: no epoch"),
+        ("epoch,train_loss\n0,1\n1\n", ":3: 1 columns, not 2"),
+        ("epoch,train_loss\n0,1,2\n", ":2: 3 columns, not 2"),
+        ("epoch,train_loss\n0,1\n\n", ":3: 1 columns, not 2"),
+        ("epoch,train_loss\n0,1\n1,two\n", ":3: could not convert string to float: 'two'"),
+        ("epoch,train_loss\n0,nan\n", ":2: a number that is not finite"),
+        ("\xff", ": 'utf-8' codec can't decode"),
+        (None, ": .*No such file"),
+    ],
+)
+def test_broken_curves_are_refused_with_their_line(tmp_path, text, words):
+    path = tmp_path / "metrics.csv"
+    if text is not None:
+        path.write_bytes(text.encode("latin-1"))
+    remedy = "; delete its folder, or run it again with --overwrite$"
+    with pytest.raises(UserError, match=f"^{path}{words}.*{remedy}"):
+        read_curves(path)
+    path.write_text("epoch,train_loss\n0,1\n1,0.5\n")
+    assert {name: values.tolist() for name, values in read_curves(path).items()} == {
+        **{"epoch": [0, 1], "train_loss": [1, 0.5]}
+    }
 
 
 def test_published_curves_are_read_by_method(tmp_path):
