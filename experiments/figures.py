@@ -3,11 +3,19 @@
 from math import ceil, floor, log10
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
+
+from Utils.errors import UserError
+
+try:
+    from matplotlib import pyplot as plt
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
+except ModuleNotFoundError as error:
+    raise UserError(
+        "figures need matplotlib: .venv/bin/pip install --requirement requirements-dev.txt"
+    ) from error
 
 # Okabe and Ito's colours; line styles tell the curves apart without them.
 STYLES = [

@@ -15,12 +15,11 @@ from typing import Annotated, NamedTuple
 
 import numpy as np
 import tyro
-from matplotlib import pyplot as plt
-from matplotlib.figure import Figure
 
 from experiments import beyond, figures
 from experiments.claims import CLAIMS, FAILS, HOLDS, NOT_RUN, UNDECIDED, user_experts, user_groups
 from experiments.evidence import Evidence, Place, footnotes
+from experiments.figures import Figure, plt
 from experiments.plan import (
     EXPERIMENTS,
     METHODS,

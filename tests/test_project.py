@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, assert_refused
 
 from experiments import report, results
 from experiments.evidence import Evidence
@@ -199,6 +199,31 @@ def test_broken_curves_are_refused_with_their_line(tmp_path, text, words):
     assert {name: values.tolist() for name, values in read_curves(path).items()} == {
         **{"epoch": [0, 1], "train_loss": [1, 0.5]}
     }
+
+
+def test_a_report_without_matplotlib_says_what_to_install():
+    """As after ``make demo``, whose environment has what requirements.txt says and no more."""
+    code = (
+        "import runpy, sys; sys.modules['matplotlib'] = None;"
+        "runpy.run_module('experiments.report', run_name='__main__')"
+    )
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert_refused(result, "figures need matplotlib: .venv/bin/pip install --requirement ")
+
+
+def test_what_commands_import_is_in_the_requirements():
+    """Without what only tests, figures and notebooks need."""
+    names = (ROOT / "requirements.txt").read_text()
+    known = {*sys.stdlib_module_names, "Utils", "Models", "experiments", "matplotlib"}
+    for folder in ("Models", "Utils", "experiments", "benchmarks", "."):
+        for path in (ROOT / folder).glob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                modules = [node.module] if isinstance(node, ast.ImportFrom) else []
+                if isinstance(node, ast.Import):
+                    modules = [alias.name for alias in node.names]
+                for module in {name.split(".")[0] for name in modules} - known:
+                    assert f"\n{module}==" in names or module.startswith("main_"), path
 
 
 def test_published_curves_are_read_by_method(tmp_path):
