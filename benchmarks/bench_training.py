@@ -1,8 +1,8 @@
 """How long an epoch and an evaluation take, and how much memory a run needs.
 
-python benchmarks/bench_training.py                             # CiteULike
-python benchmarks/bench_training.py --only no_KD --dataset Foursquare --epochs 8
-python benchmarks/bench_training.py --only DE --thread_counts 2
+    python -m benchmarks.bench_training                             # all rows, CiteULike
+    python -m benchmarks.bench_training --only URRD "DE, soft" --epochs 3 --thread_counts 2
+    python -m benchmarks.bench_training --only "no_KD, d = 20" --dataset Foursquare
 
 Prints a table and asserts nothing. Each row is a short run of a script as a user starts it, with
 what its log says of it. Times are those of the best epoch: on a shared machine the smallest is the
@@ -22,7 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import tyro
+from Utils.errors import UserError, require_known
+from Utils.settings import launch
 
 ROOT = Path(__file__).resolve().parents[1]
 ONE_HOT, NEUMF = "--tau_0=0.001", "--model=NeuMF"
@@ -60,8 +61,8 @@ class Settings:
     data_dir: Path = Path(os.environ.get("RECDISTILL_DATA", "datasets"))
     # device of models and batches
     device: Literal["cpu", "cuda"] = "cpu"
-    # rows whose name begins so; all of them if empty
-    only: str = ""
+    # names of rows, as the table has them; all of them if there are none
+    only: tuple[str, ...] = ()
     # numbers of threads to try
     thread_counts: tuple[int, ...] = (1, 2)
     # epochs of a run, of which the best counts
@@ -74,7 +75,7 @@ def run(args: Settings, folder: str, command: list[str], **flags: object) -> Pat
     command = [sys.executable, ROOT / command[0], *command[1:], "--overwrite"]
     command += [f"--{name}={value}" for name, value in flags.items()]
     if subprocess.run(command, cwd=folder, stdout=subprocess.DEVNULL).returncode:
-        sys.exit(2)  # the script has said why
+        raise UserError(f"{command[1].name} failed, as said above")
     return max(Path(folder).rglob("summary.json"), key=lambda path: path.stat().st_mtime_ns)
 
 
@@ -88,7 +89,9 @@ def measure(summary: Path) -> tuple[float, float, int]:
 
 def main(args: Settings) -> None:
     """Print the table."""
-    rows = {name: command for name, command in ROWS.items() if name.startswith(args.only)}
+    for name in args.only:
+        require_known("--only", name, ROWS)
+    rows = {name: ROWS[name] for name in args.only or ROWS}
     print(f"{args.dataset} on {args.device}, best of {args.epochs} epochs\n")
     print("| method | threads | training epoch, s | evaluation, s | peak memory of the run, MB |")
     print("| --- | --- | --- | --- | --- |")
@@ -109,4 +112,4 @@ def main(args: Settings) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__, use_underscores=True))
+    launch(main, Settings, __doc__)

@@ -4,6 +4,7 @@ import ast
 import csv
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,8 +14,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+import tyro
 from conftest import ROOT, assert_refused
 
+from benchmarks import bench_training
 from experiments import report, results
 from experiments.evidence import Evidence
 from experiments.plan import EXPERIMENTS
@@ -267,8 +270,41 @@ def test_imports_point_one_way():
 def test_the_readmes_commands_exist():
     for script in re.findall(r"python (\S+\.py)", README):
         assert (ROOT / script).exists() or f"# {script}\n" in README, script  # the example's
-    for module in re.findall(r"python -m (experiments\S+\b)", README):
+    for module in re.findall(r"python -m ((?:experiments|benchmarks)\.\w+)", README):
         assert (ROOT / (module.replace(".", "/") + ".py")).exists(), module
+
+
+def benchmark(*arguments: str) -> subprocess.CompletedProcess:
+    """Run the benchmark of training, on the built-in data."""
+    command = [sys.executable, "-m", "benchmarks.bench_training", "--dataset", "synthetic"]
+    return subprocess.run([*command, *arguments], cwd=ROOT, capture_output=True, text=True)
+
+
+def test_the_benchmark_runs_the_rows_that_are_named():
+    short = ("--epochs", "1", "--thread_counts", "1")
+    result = benchmark("--only", "no_KD, d = 20", "no_KD, NeuMF, d = 25", *short)
+    assert result.returncode == 0, result.stderr
+    rows = [line.split(" | ")[0] for line in result.stdout.splitlines() if line.startswith("| no")]
+    assert rows == ["| no_KD, d = 20", "| no_KD, NeuMF, d = 25"]
+
+
+@pytest.mark.parametrize(
+    ("name", "near"), [("no_KD, d", "no_KD, d = 20"), ("DE soft", "DE, soft"), ("s2d", "S2D")]
+)
+def test_the_benchmark_refuses_a_row_that_it_has_not(name, near):
+    result = benchmark("--only", "URRD", name)
+    assert_refused(result, f"bench_training.py: --only '{name}' is unknown; did you mean {near}?")
+    assert result.stdout == ""
+
+
+def test_the_readmes_benchmarks_are_of_rows_that_there_are():
+    text = README.split("## Performance")[1].split("```")[1].removeprefix("shell\n")
+    commands = [shlex.split(line) for line in text.replace("\\\n", "").splitlines()]
+    assert len(commands) > 1
+    for command in commands:
+        args = tyro.cli(bench_training.Settings, args=command[3:], use_underscores=True)
+        assert args.only
+        assert set(args.only) <= bench_training.ROWS.keys()
 
 
 def test_the_readmes_example_of_a_method_and_a_base_model(tmp_path):
