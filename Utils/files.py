@@ -134,7 +134,7 @@ def _opened(path: Path, kind: str, remedy: str) -> Iterator[BinaryIO]:
     try:
         file = open(path, "rb")
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file; {remedy}") from None
+        raise UserError(f"{path}: no such file" + f"; {remedy}" * (remedy != ANEW)) from None
     except OSError as error:
         raise UserError(f"{path}: cannot read ({error.strerror}); mend that") from error
     with file:

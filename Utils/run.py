@@ -10,6 +10,7 @@ checkpoints/<the same>/again/       what logs/ would have, while a finished run 
 """
 
 import contextlib
+import json
 import os
 import platform
 import resource
@@ -51,6 +52,10 @@ from Utils.settings import RunSettings
 
 FORMAT = "recdistill run 1"
 ROOT = Path(__file__).resolve().parents[1]
+# what a summary has beside its metrics
+TEXTS = ("dataset", "split", "selection", "model", "method", "name")
+COUNTS = ("dim", "seed", "num_parameters", "best_epoch", "epochs")
+SECONDS = ("train_seconds", "eval_seconds")
 CHECKPOINT_SHARE = 0.05  # of the time may go into writing last.pt; a killed run repeats the rest
 
 
@@ -629,16 +634,25 @@ def read_config(logs: Path) -> dict[str, Any]:
 
 
 def read_summary(path: Path) -> dict[str, Any]:
-    """Return a finished run's ``summary.json``; checked."""
-    summary = read_json(path)
-    parts = [summary.get(part) for part in ("valid", "test")]
-    counts = [summary.get(name) for name in ("best_epoch", "epochs", "seed", "dim")]
-    if (
-        not all(isinstance(part, dict) and set(METRICS) <= part.keys() for part in parts)
-        or not all(_is_number(part[name]) for part in parts for name in METRICS)
-        or not all(type(count) is int for count in counts)
-    ):
-        raise UserError(f"{path}: lacks what a finished run says; --overwrite starts again")
+    """Return a finished run's ``summary.json``.
+
+    Raises
+    ------
+    UserError
+        If it is missing or broken, or lacks what others use of it.
+    """
+    remedy = "delete its folder, or run it again with --overwrite"
+    summary = read_json(path, remedy)
+    found = {name: summary.get(name) for name in (*TEXTS, *COUNTS, *SECONDS)}
+    for part in ("valid", "test"):
+        metrics = summary.get(part)
+        metrics = metrics if isinstance(metrics, dict) else {}
+        found |= {f"{part} {name}": metrics.get(name) for name in METRICS}
+    kinds = dict.fromkeys(TEXTS, str) | dict.fromkeys(COUNTS, int)
+    for name, value in found.items():
+        fits = type(value) is kinds[name] if name in kinds else _is_number(value)
+        if not fits:
+            raise UserError(f"{path}: its {name} is {json.dumps(value)[:40]}; {remedy}")
     return summary
 
 

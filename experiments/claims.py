@@ -36,6 +36,7 @@ from experiments.plan import (
 from experiments.published import effect
 from experiments.results import read_curves
 from Utils.files import read_json, read_npz
+from Utils.run import read_config
 
 HOLDS, FAILS, UNDECIDED, NOT_RUN = "holds", "does not hold", "undecided", "not run"
 RD, CD = METHODS[1:3]
@@ -196,7 +197,7 @@ def share(
             if not (run["folder"] / "metrics.csv").exists():
                 continue
             curves = read_curves(run["folder"] / "metrics.csv")
-            settings = read_json(run["folder"] / "config.json")["settings"]
+            settings = read_config(run["folder"])["settings"]
             found = settings[f"lmbda_{part}"] * curves[part] / curves["base"]
             best = run["best_epoch"]
             shares.append(found[best])

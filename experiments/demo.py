@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from experiments.plan import ROOT
-from experiments.results import markdown_table, read_run
+from experiments.results import markdown_table
 from Utils.errors import UserError
+from Utils.run import read_summary
 from Utils.settings import launch
 
 RUNS = {  # what -> method, d, flags
@@ -62,7 +63,7 @@ def train(method: str, dim: int, flags: list[str]) -> dict[str, Any]:
     if done.returncode:
         print(*done.stdout.splitlines()[-5:], sep="\n", file=sys.stderr)
         raise UserError(f"{script} failed, as said above")
-    return read_run(Path("logs/synthetic", f"BPR-d{dim}", method, "seed0", "summary.json"))
+    return read_summary(Path("logs/synthetic", f"BPR-d{dim}", method, "seed0", "summary.json"))
 
 
 def table(runs: dict[str, dict[str, Any]]) -> str:

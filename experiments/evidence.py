@@ -15,8 +15,7 @@ from experiments.results import read_ranks
 from Utils.data_utils import warn
 from Utils.errors import UserError
 from Utils.evaluation import user_metrics
-from Utils.files import read_json
-from Utils.run import refuse_other_settings
+from Utils.run import read_summary, refuse_other_settings
 
 
 class Place(NamedTuple):
@@ -81,7 +80,7 @@ class Evidence:
         stem = "published" if dict(place.cell.changes).get("split") == "published" else "seed"
         found = {}
         for path in sorted(folder.glob(f"{stem}*/summary.json")):
-            summary = read_json(path)
+            summary = read_summary(path)
             run = planned(place.cell, place.dataset, place.model, summary["seed"])
             try:
                 refuse_other_settings(path.parent, run.settings)

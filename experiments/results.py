@@ -5,10 +5,9 @@ python -m experiments.results --dataset synthetic    # of one data set
 """
 
 import csv
-import json
 from collections import defaultdict
 from dataclasses import dataclass
-from math import inf, isfinite
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,8 @@ import numpy as np
 from Utils.errors import UserError
 from Utils.evaluation import METRICS
 from Utils.files import read_npz
+from Utils.run import read_summary
 from Utils.settings import launch
-
-TEXTS = ("dataset", "split", "selection", "model", "method", "name")
-COUNTS = ("dim", "seed", "num_parameters", "best_epoch", "epochs")
-SECONDS = ("train_seconds", "eval_seconds")
-SUMMARY = dict.fromkeys(TEXTS, str) | dict.fromkeys(COUNTS, int) | dict.fromkeys(SECONDS, float)
 
 
 def read_runs(logs: Path) -> list[dict[str, Any]]:
@@ -33,30 +28,9 @@ def read_runs(logs: Path) -> list[dict[str, Any]]:
     UserError
         If one is cut short, or lacks what is used.
     """
-    return [read_run(path) | {"folder": path.parent} for path in sorted(logs.rglob("summary.json"))]
-
-
-def read_run(path: Path) -> dict[str, Any]:
-    """Return a run's ``summary.json``; raises ``UserError`` as ``read_runs`` does."""
-    try:
-        run = json.loads(path.read_bytes())
-        _refuse_others(run, SUMMARY)
-        for part in ("valid", "test"):
-            _refuse_others(run.get(part), dict.fromkeys(METRICS, float), f"{part} ")
-    except (OSError, ValueError) as error:  # of the file, of JSON, or of what it says
-        raise _broken(path, error) from error
-    return run
-
-
-def _refuse_others(content: Any, kinds: dict[str, type], part: str = "") -> None:
-    """Raise ``ValueError`` if an object lacks one of these, or has it of another type."""
-    if not isinstance(content, dict):
-        raise ValueError(f"its {part}metrics are missing" if part else "no JSON object")
-    for name, kind in kinds.items():
-        value = content.get(name)
-        is_number = type(value) in (int, float) and -inf < value < inf
-        if not (is_number if kind is float else type(value) is kind):
-            raise ValueError(f"its {part}{name} is {json.dumps(value)}")
+    return [
+        read_summary(path) | {"folder": path.parent} for path in sorted(logs.rglob("summary.json"))
+    ]
 
 
 def _broken(place: object, fault: object) -> UserError:

@@ -32,8 +32,8 @@ from experiments.settings import TABLE, Row, parse, read_table, resolve, write_t
 from experiments.teacher import own_teacher
 from Utils.data_utils import load_split
 from Utils.errors import UserError
-from Utils.files import read_json, write_whole
-from Utils.run import refuse_other_settings
+from Utils.files import write_whole
+from Utils.run import read_summary, refuse_other_settings
 from Utils.seeding import numpy_generator
 from Utils.settings import launch
 
@@ -135,7 +135,7 @@ def run_trial(settings: str, command: list[str], folder: Path) -> Trial:
     done = subprocess.run([*command, *flags], cwd=folder, capture_output=True, text=True)
     summary = next(folder.glob("logs/**/summary.json"), None)
     if summary:
-        return _trial(settings, read_json(summary))
+        return _trial(settings, read_summary(summary))
     said = (done.stderr.strip().splitlines() or ["no message"])[-1]
     if "try a smaller --lr" in said:
         return Trial(settings, nan, -1, 0, 0)

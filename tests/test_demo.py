@@ -26,7 +26,9 @@ def test_the_demo_trains_all_four_and_says_what_came_out(workdir, monkeypatch, c
     assert not any(line.startswith(("epoch ", "finished")) for line in lines)
     assert not [line for line in lines[4:] if len(line) > 80]
     for label, (method, dim, _) in demo.RUNS.items():
-        summary = demo.read_run(workdir / f"logs/synthetic/BPR-d{dim}/{method}/seed0/summary.json")
+        summary = demo.read_summary(
+            workdir / f"logs/synthetic/BPR-d{dim}/{method}/seed0/summary.json"
+        )
         assert summary["epochs"] == 2
         row = next(line for line in lines if line.startswith(f"| {label} "))
         chart = next(line for line in lines if line.startswith(f"{label} "))

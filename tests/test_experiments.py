@@ -256,11 +256,13 @@ def fake_run(logs: Path, place: Place, seed: int, ranks: np.ndarray) -> None:
     folder = logs / wanted.folder
     folder.mkdir(parents=True)
     test = metrics(torch.from_numpy(ranks))
-    summary = {"seed": seed, "test": test, "best_epoch": 1, "split": f"seed{seed}"}
-    summary |= {"train_seconds": 60.0 * (seed + 1), "eval_seconds": 6.0}
+    summary = {"seed": seed, "test": test, "valid": test, "best_epoch": 1, "epochs": 2}
+    summary |= {"train_seconds": 60.0 * (seed + 1), "eval_seconds": 6.0, "split": f"seed{seed}"}
+    summary |= dict.fromkeys(("dataset", "selection", "model", "method", "name"), "")
+    summary |= {"dim": 1, "num_parameters": 1}
     (folder / "summary.json").write_text(json.dumps(summary))
     settings = dataclasses.asdict(wanted.settings)
-    (folder / "config.json").write_text(json.dumps({"settings": settings}))
+    (folder / "config.json").write_text(json.dumps({"settings": settings, "data": {}}))
     np.savez(folder / "ranks.npz", test=ranks)
 
 
