@@ -650,13 +650,14 @@ def read_summary(path: Path) -> dict[str, Any]:
         found |= {f"{part} {name}": metrics.get(name) for name in METRICS}
     kinds = dict.fromkeys(TEXTS, str) | dict.fromkeys(COUNTS, int)
     for name, value in found.items():
-        fits = type(value) is kinds[name] if name in kinds else _is_number(value)
+        fits = type(value) is kinds[name] if name in kinds else is_number(value)
         if not fits:
             raise UserError(f"{path}: its {name} is {json.dumps(value)[:40]}; {remedy}")
     return summary
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
+    """Return whether a value that was read is a finite number, and no boolean."""
     return type(value) in (int, float) and isfinite(value)
 
 
@@ -669,7 +670,7 @@ def _is_history(history: object, seconds: object) -> bool:
         and seconds.keys() == {"train", "eval"}
         and all(isinstance(row, dict) and wanted <= row.keys() for row in history)
         and [row.get("epoch") for row in history] == list(range(len(history)))
-        and all(_is_number(value) for row in (*history, seconds) for value in row.values())
+        and all(is_number(value) for row in (*history, seconds) for value in row.values())
     )
 
 

@@ -68,6 +68,9 @@ class RunSettings:
 
 def launch(main: Callable[[Any], None], settings: type, description: str) -> None:
     """Parse the command line, call ``main``, and turn errors into a line and exit status 2."""
+    if callable(signal.getsignal(signal.SIGINT)):  # it is not ignored
+        with contextlib.suppress(ValueError):  # not in the main thread
+            signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         main(
             tyro.cli(

@@ -13,7 +13,7 @@ about.
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,8 +34,9 @@ from experiments.plan import (
     Cell,
 )
 from experiments.published import effect
-from experiments.results import read_curves
-from Utils.files import read_json, read_npz
+from experiments.results import read_curves, read_timings
+from Utils.errors import UserError
+from Utils.files import read_npz, require_ids
 from Utils.run import read_config
 
 HOLDS, FAILS, UNDECIDED, NOT_RUN = "holds", "does not hold", "undecided", "not run"
@@ -196,10 +197,11 @@ def share(
         for seed, run in evidence.runs(Place(dataset, model, cell)).items():
             if not (run["folder"] / "metrics.csv").exists():
                 continue
-            curves = read_curves(run["folder"] / "metrics.csv")
-            settings = read_config(run["folder"])["settings"]
-            found = settings[f"lmbda_{part}"] * curves[part] / curves["base"]
-            best = run["best_epoch"]
+            curves, best = read_curves(run["folder"] / "metrics.csv"), run["best_epoch"]
+            weight = read_config(run["folder"])["settings"].get(f"lmbda_{part}")
+            if not {part, "base"} <= curves.keys() or best >= len(curves["base"]) or not weight:
+                raise UserError(f"{run['folder']}: curve and settings are not those of {part}")
+            found = weight * curves[part] / curves["base"]
             shares.append(found[best])
             details.append(f"{found[0]:.0%} at epoch 0, {found[best]:.0%} at {best} of seed {seed}")
         verdict = decide(shares, low / 2, high * 2) if shares else NOT_RUN
@@ -218,9 +220,9 @@ def faster(model: str) -> Callable[[Evidence, str], Finding]:
         path = evidence.logs / dataset / "inference" / f"{model}.json"
         if not path.exists():
             return Finding(NOT_RUN, "")
-        rows = {(r["device"], r["phi"]): r["seconds_all_users"] for r in read_json(path)["rows"]}
-        device = rows and next(iter(rows))[0]
-        small, large = rows[device, 0.1], rows[device, 1.0]
+        rows = {(r["device"], r["phi"]): r["seconds_all_users"] for r in read_timings(path)}
+        device = next(iter(rows))[0]
+        small, large = (rows.get((device, phi), np.nan) for phi in (0.1, 1.0))
         detail = f"{small:.2f} s against {large:.2f} s for all users ({device})"
         return Finding(HOLDS if small < large else FAILS, detail)
 
@@ -274,7 +276,11 @@ def user_groups(evidence: Evidence, dataset: str, model: str, seed: int) -> np.n
     """Return each user's group in the teacher's space, ``(U,)``; None if they are not computed."""
     run = evidence.runs(Place(dataset, model, TEACHER)).get(seed)
     path = run and run["folder"] / "user_space.npz"
-    return read_npz(path, ["groups"])["groups"] if run and path.exists() else None
+    if not run or not path.exists():
+        return None
+    groups = read_npz(path, ["groups"])["groups"]
+    require_ids(path, "groups", groups, (_num_users(run),), 128)
+    return groups
 
 
 def user_experts(evidence: Evidence, dataset: str, model: str, seed: int) -> dict[int, np.ndarray]:
@@ -282,7 +288,15 @@ def user_experts(evidence: Evidence, dataset: str, model: str, seed: int) -> dic
     run = evidence.runs(Place(dataset, model, DE)).get(seed)
     files = run["folder"].glob("selection-epoch*.npz") if run else []
     epochs = {int(path.stem.removeprefix("selection-epoch")): path for path in files}
-    return {epoch: read_npz(epochs[epoch], ["user"])["user"] for epoch in sorted(epochs)}
+    chosen = {epoch: read_npz(epochs[epoch], ["user"])["user"] for epoch in sorted(epochs)}
+    for epoch, experts in chosen.items():
+        require_ids(epochs[epoch], "user", experts, (_num_users(run),), 2**15)
+    return chosen
+
+
+def _num_users(run: dict[str, Any]) -> int | None:
+    """Return how many users a run has trained on."""
+    return read_config(run["folder"])["data"].get("num_users")
 
 
 def mutual_information(a: np.ndarray, b: np.ndarray) -> float:

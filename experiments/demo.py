@@ -2,8 +2,8 @@
 
     python -m experiments.demo                           # offline, two minutes or less
 
-The scripts run one after the other as anybody would start them, with the tuned settings, and few
-epochs. What is said at the end is computed from the runs.
+The scripts run one after the other as anybody would start them, with the tuned settings. What
+is said at the end is computed from the runs.
 """
 
 import shlex
@@ -25,12 +25,12 @@ RUNS = {  # what -> method, d, flags
     "student + DE-RRD": ("DERRD", 20, ["--P", "100"]),  # the selection falls in time
     "student + S2D": ("S2D", 20, []),
 }
-FLAGS = ["--dataset", "synthetic", "--threads", "1", "--max_epoch", "60", "--overwrite"]
+FLAGS = ["--dataset", "synthetic", "--threads", "1", "--overwrite"]
 BLOCKS = ["", *"▏▎▍▌▋▊▉"]  # eighths
 WIDTH = 48  # of the longest bar
 AFTERWARDS = """\
 H@5 is the share of users whose held-out item is among the first 5 of 500.
-One split, one seed and few epochs make a demonstration; results: README.md.
+One split and one seed make a demonstration; results are in README.md.
 
 Where things lie:
   logs/synthetic/BPR-d*/*/seed0/           settings, learning curves, metrics

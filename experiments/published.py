@@ -1,6 +1,5 @@
 """What the DE-RRD paper's tables have for a cell, as read from ``published/``."""
 
-import csv
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -9,29 +8,25 @@ import numpy as np
 
 from experiments.evidence import Place
 from experiments.plan import TEACHER
+from experiments.results import finite, read_rows
 
 FOLDER = Path(__file__).with_name("published")
+KEY = ("dataset", "base_model", "method", "metric")
 NOTES = {"Foursquare": ["Another crawl than the paper's, which is not public: do not compare."]}
 
 
 @cache
 def table(name: str) -> dict[tuple[str, str, str, str], float]:
     """Return a table of the paper: (data set, model, method, metric) -> value."""
-    with open(FOLDER / f"{name}.csv") as file:
-        return {
-            (r["dataset"], r["base_model"], r["method"], r["metric"]): float(r["value"])
-            for r in csv.DictReader(file)
-        }
+    rows = read_rows(FOLDER / f"{name}.csv", dict.fromkeys(KEY, str) | {"value": finite})
+    return {tuple(row[part] for part in KEY): row["value"] for row in rows}
 
 
 @cache
 def flags() -> dict[tuple[str, str, str, str, str], str]:
     """Return what is known to be wrong in the paper's tables."""
-    with open(FOLDER / "flags.csv") as file:
-        return {
-            (r["table"], r["dataset"], r["base_model"], r["method"], r["metric"]): r["issue"]
-            for r in csv.DictReader(file)
-        }
+    rows = read_rows(FOLDER / "flags.csv", dict.fromkeys(("table", *KEY, "issue"), str))
+    return {tuple(row[part] for part in ("table", *KEY)): row["issue"] for row in rows}
 
 
 def paper_value(experiment: str, place: Place, metric: str) -> tuple[float | str, str]:

@@ -32,11 +32,11 @@ from experiments.plan import (
     planned,
 )
 from experiments.published import NOTES, paper_value
-from experiments.results import markdown_table, read_runs
+from experiments.results import markdown_table, read_runs, read_timings
 from experiments.settings import SIZES
 from Utils.errors import UserError, require_known
 from Utils.evaluation import METRICS
-from Utils.files import read_json, read_npz
+from Utils.files import ANEW, read_npz
 from Utils.settings import launch
 
 SETTINGS = [(dataset, model) for dataset in ("CiteULike", "Foursquare") for model in SIZES]
@@ -201,11 +201,11 @@ def inference_table(evidence: Evidence, dataset: str, model: str) -> str:
     path = evidence.logs / dataset / "inference" / f"{model}.json"
     if not path.exists():
         return ""
-    kept = read_json(path)
+    rows = read_timings(path)
     head = "device|threads|phi|d|parameters|paper|MB|all users, s|paper, s".split("|")
     table = [[*head, "one user, ms", "H@5 / teacher", "paper"]]
     teacher = evidence.values(Place(dataset, model, TEACHER))
-    for r in kept["rows"]:
+    for r in rows:
         place = Place(dataset, model, Cell("DE-RRD", "DERRD", r["phi"]))
         theirs = [
             paper_value("table3", place, name)
@@ -223,7 +223,7 @@ def inference_table(evidence: Evidence, dataset: str, model: str) -> str:
         line += [f"{r['bytes'] / 1e6:.1f}", f"{r['seconds_all_users']:.2f}", f"{theirs[1][0]:.2f}"]
         line += [f"{r['milliseconds_one_user']:.2f}", _number(ratio, ".2f")]
         table.append([*line, f"{theirs[2][0]:.2f}" + ("†" if theirs[2][1] else "")])
-    first = kept["rows"][0]
+    first = rows[0]
     return (
         f"Top {first['top_n']}, exact, without items in training; {first['users_per_batch']} users "
         f"at a time, or one. The paper's times are of a Tesla P40.\n\n{markdown_table(table)}"
@@ -285,6 +285,8 @@ def figure_of(evidence: Evidence, experiment: str, dataset: str, model: str) -> 
         return None
     folder = evidence.runs(place(TEACHER))[0]["folder"]
     coordinates = read_npz(folder / "user_space.npz", ["coordinates"])["coordinates"]
+    if coordinates.shape != (len(groups), 2):
+        raise UserError(f"{folder / 'user_space.npz'}: coordinates and groups do not fit; {ANEW}")
     if experiment == "figure6":
         experts = user_experts(evidence, dataset, model, 0)
         chosen = {f"epoch {epoch}": values for epoch, values in experts.items()}

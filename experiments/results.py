@@ -6,6 +6,7 @@ python -m experiments.results --dataset synthetic    # of one data set
 
 import csv
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -15,9 +16,13 @@ import numpy as np
 
 from Utils.errors import UserError
 from Utils.evaluation import METRICS
-from Utils.files import read_npz
-from Utils.run import read_summary
+from Utils.files import read_json, read_npz
+from Utils.run import is_number, read_summary
 from Utils.settings import launch
+
+# the numbers of a row of inference times
+TIMED = ("phi", "dim", "threads", "num_parameters", "bytes", "top_n", "users_per_batch")
+TIMED += ("seconds_all_users", "milliseconds_one_user")
 
 
 def read_runs(logs: Path) -> list[dict[str, Any]]:
@@ -72,11 +77,56 @@ def _numbers(texts: list[str], count: int) -> list[float]:
     return numbers
 
 
+def finite(text: str) -> float:
+    """Return a text as a finite number; raises ``ValueError`` if it is none."""
+    return _numbers([text], 1)[0]
+
+
+def read_rows(path: Path, kinds: dict[str, Callable[[str], Any]]) -> list[dict[str, Any]]:
+    """Return the lines of a CSV file that is under version control, each as a dictionary.
+
+    ``kinds`` are the columns that are wanted, and what makes values of their texts.
+
+    Raises
+    ------
+    UserError
+        With ``file:line``, if a column is missing, or a line is not what they say.
+    """
+    remedy = "restore the file"
+    try:
+        head, *lines = csv.reader(path.read_text("utf-8").splitlines(), strict=True)
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(f"{path}: {error}; {remedy}") from error
+    for name in kinds.keys() - set(head):
+        raise UserError(f"{path}:1: no column {name}; {remedy}")
+    rows = []
+    for number, line in enumerate(lines, 2):
+        try:
+            cells = dict(zip(head, line, strict=True))
+            rows.append({name: kind(cells[name]) for name, kind in kinds.items()})
+        except ValueError as error:
+            raise UserError(f"{path}:{number}: {error}; {remedy}") from error
+    return rows
+
+
 def read_published_curves(path: Path, method: str) -> dict[str, np.ndarray]:
     """Return one method's columns of a file of published learning curves, with ``method`` first."""
     with open(path) as file:
-        rows = [row for row in csv.DictReader(file) if row.pop("method") == method]
-    return {name: np.array([float(row[name]) for row in rows]) for name in rows[0]}
+        names = file.readline().strip().split(",")[1:]
+    rows = read_rows(path, {"method": str} | dict.fromkeys(names, finite))
+    chosen = [row for row in rows if row["method"] == method]
+    return {name: np.array([row[name] for row in chosen]) for name in names}
+
+
+def read_timings(path: Path) -> list[dict[str, Any]]:
+    """Return the rows that ``experiments.inference`` has written; checked."""
+    remedy = "python -m experiments.inference measures again"
+    rows = read_json(path, remedy).get("rows")
+    for row in rows if isinstance(rows, list) and rows else [None]:
+        row = row if isinstance(row, dict) else {}
+        if type(row.get("device")) is not str or not all(is_number(row.get(n)) for n in TIMED):
+            raise UserError(f"{path}: a row lacks device, size or time; {remedy}")
+    return rows
 
 
 def read_ranks(path: Path) -> np.ndarray:

@@ -21,13 +21,13 @@ from io import TextIOWrapper
 from itertools import product
 from math import isnan, nan
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 
 import tyro
 from tqdm import tqdm
 
 from experiments.plan import ROOT, load_script
-from experiments.results import read_runs
+from experiments.results import read_rows, read_runs
 from experiments.settings import TABLE, Row, parse, read_table, resolve, write_table
 from experiments.teacher import own_teacher
 from Utils.data_utils import load_split
@@ -99,9 +99,7 @@ def read_trials(path: Path) -> list[Trial]:
     """Return the runs that a search has written, none if there is no such file yet."""
     if not path.exists():
         return []
-    with open(path) as file:
-        rows = list(csv.reader(file))[1:]
-    return [Trial(row[0], float(row[1]), *map(int, row[2:])) for row in rows]
+    return [Trial(**row) for row in read_rows(path, get_type_hints(Trial))]
 
 
 def add_trials(path: Path, *trials: Trial) -> None:

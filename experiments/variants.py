@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from io import TextIOWrapper
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Annotated, NamedTuple
+from typing import Annotated, NamedTuple, get_type_hints
 
 import torch
 import tyro
@@ -24,6 +24,7 @@ from torch import Tensor
 
 import main_no_KD
 import main_S2D
+from experiments.results import read_rows
 from experiments.settings import resolve
 from experiments.teacher import load_teacher
 from Models import build_model
@@ -323,10 +324,7 @@ def read_log() -> dict[str, Row]:
     """Return what was tried, by name."""
     if not LOG.exists():
         return {}
-    with open(LOG) as file:
-        rows = [
-            Row(r[0], *map(float, r[1:4]), *map(int, r[4:])) for r in list(csv.reader(file))[1:]
-        ]
+    rows = [Row(**row) for row in read_rows(LOG, get_type_hints(Row))]
     return {row.variant: row for row in rows}
 
 

@@ -13,18 +13,27 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import main_no_KD
+import main_RD
+from experiments import claims, published, tune, variants
 from experiments import settings as table
-from experiments import variants
-from experiments.results import read_curves, read_runs
+from experiments.results import (
+    read_curves,
+    read_published_curves,
+    read_ranks,
+    read_runs,
+    read_timings,
+)
 from Models import build_model
 from Models.distillers import RRD
 from Models.teacher import read_teacher
@@ -40,7 +49,7 @@ from Utils.run import Run, is_finished
 
 CPU = torch.device("cpu")
 ARGS = {"dataset": "synthetic", "dim": 3, "lr": 0.01, "reg": 0.001, "batch_size": 8192}
-EXAMPLES = 40  # of each kind of file
+EXAMPLES = 30  # of each kind of file
 ODD = [-1, 0, 1, 2**31 - 1, -(2**31), 10**12, 0.5, float("nan"), float("inf"), "x", "", None, True]
 
 
@@ -124,15 +133,43 @@ def _kinds(folder: Path) -> dict[str, Kind]:
             return is_finished("no_KD", main_no_KD.Settings(**ARGS, max_epoch=2), split)
 
     root = Path(table.__file__).parent
-    for original, copy in (
-        (table.TABLE, "settings.csv"),
-        (variants.LOG, "variants.csv"),
-        (next((root / "tuning").glob("*.csv")), "tuning.csv"),
+    for original in (
+        *(table.TABLE, variants.LOG, root / "published/table5.csv", root / "published/flags.csv"),
+        *(root / "tuning/CiteULike-BPR-RD-d20.csv", ROOT / "logs/CiteULike/inference/BPR.json"),
     ):
-        (folder / copy).write_bytes(original.read_bytes())
-    published = [["method", "epoch", "train_loss"], ["A", 0, 3.5], ["A", 1, 2.5]]
-    with open(folder / "curves.csv", "w") as file:
-        csv.writer(file).writerows(published)
+        (folder / original.name).write_bytes(original.read_bytes())
+    (folder / "curves.csv").write_text("method,epoch,train_loss\nA,0,3.5\nB,0,7\nA,1,2.5\n")
+
+    def tuned(path: Path) -> str:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(table, "TABLE", path)
+            return table.resolve("RD", main_RD.Settings())[1]
+
+    def tried(path: Path) -> int:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(variants, "LOG", path)
+            return len(variants.read_log())
+
+    def printed(path: Path) -> int:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(published, "FOLDER", path.parent)
+            if path.stem == "flags":
+                published.flags.cache_clear()
+                return len(published.flags())
+            published.table.cache_clear()
+            return len(published.table(path.stem))
+
+    users = np.arange(split.num_users) % 7
+    np.savez(logs / "selection-epoch0.npz", user=users.astype(np.int16), item=users)
+    np.savez(logs / "user_space.npz", groups=users.astype(np.int8), coordinates=np.zeros((1000, 2)))
+    evidence = SimpleNamespace(runs=lambda _: {0: {"folder": logs}})
+    place = ("CiteULike", "BPR", 0)
+
+    def specialised(_: Path) -> float:
+        groups = claims.user_groups(evidence, *place)
+        experts = claims.user_experts(evidence, *place)
+        return claims.mutual_information(groups, experts[0])
+
     return {
         "users.dat": Kind(folder / "users.dat", lambda p: len(read_users_dat(p, 3).items)),
         "loo.npz": Kind(folder / "loo.npz", lambda p: use_split(LeaveOneOutSplit.load(p))),
@@ -148,6 +185,18 @@ def _kinds(folder: Path) -> dict[str, Kind]:
             logs / "summary.json", lambda _: read_runs(folder / "logs")[0]["test"]
         ),
         "metrics.csv": Kind(logs / "metrics.csv", lambda p: read_curves(p)["test_H@5"].tolist()),
+        "ranks.npz": Kind(logs / "ranks.npz", lambda p: read_ranks(p).tolist()),
+        "selection-epoch0.npz": Kind(logs / "selection-epoch0.npz", specialised),
+        "user_space.npz": Kind(logs / "user_space.npz", specialised),
+        "BPR.json of inference": Kind(folder / "BPR.json", lambda p: len(read_timings(p))),
+        "settings.csv": Kind(folder / "settings.csv", tuned),
+        "variants.csv": Kind(folder / "variants.csv", tried),
+        "a search": Kind(folder / "CiteULike-BPR-RD-d20.csv", lambda p: len(tune.read_trials(p))),
+        "table5.csv": Kind(folder / "table5.csv", printed),
+        "flags.csv": Kind(folder / "flags.csv", printed),
+        "curves.csv": Kind(
+            folder / "curves.csv", lambda p: read_published_curves(p, "A")["epoch"].tolist()
+        ),
     }
 
 
@@ -244,7 +293,9 @@ def written_anew(draw: Callable, path: Path, content: bytes) -> bytes:
 
 NAMES = [
     *("users.dat", "loo.npz", "published.npz", "best.pt", "last.pt", "top_items.npz"),
-    *("config.json", "summary.json", "summary.json of results", "metrics.csv"),
+    *("config.json", "summary.json", "summary.json of results", "metrics.csv", "ranks.npz"),
+    *("selection-epoch0.npz", "user_space.npz", "BPR.json of inference", "settings.csv"),
+    *("variants.csv", "a search", "table5.csv", "flags.csv", "curves.csv"),
 ]
 
 

@@ -12,7 +12,7 @@ import main_CD
 import main_DERRD
 import main_no_KD
 from experiments import settings, tune
-from experiments.settings import Row, parse, read_table, with_defaults
+from experiments.settings import Row, parse, read_table, resolve, with_defaults
 from experiments.tune import Trial, combinations, load_script, read_trials, run_trial
 from Models import MODELS
 from Utils.errors import UserError
@@ -211,7 +211,13 @@ def test_a_search_takes_what_logs_holds_and_keeps_what_another_search_adds(
     assert {trial.settings for trial in others} == {*trained, "of another search"}
 
 
-def test_a_search_trains_the_teacher_first_and_survives_runs_that_fail(searched, capfd):
+def test_a_search_trains_the_teacher_first_and_survives_runs_that_fail(
+    searched, monkeypatch, capfd
+):
+    def short(method, args):
+        return resolve(method, replace(args, max_epoch=1))
+
+    monkeypatch.setattr("experiments.teacher.resolve", short)
     main_no_KD.main(main_no_KD.Settings(dataset="synthetic", dim=200, max_epoch=1))
     grid = ("lmbda_CD=0.1,1e38", "K=5,600")
     args = tune.Settings("CD", grid, ("max_epoch=1",), dataset="synthetic", dim=8, jobs=1)
