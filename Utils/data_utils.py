@@ -303,7 +303,9 @@ def read_published_split(path: Path, dataset: str) -> LeaveOneOutSplit:
     nobody has touched; some candidate lists hold it, so it is kept. Their extra user is not.
     """
     arrays = read_npz(path, ["train", "users", "valid", "test", "candidates", "shape"])
-    users, num_items = arrays["users"], int(arrays["shape"].flat[-1])
+    require_ids(path, "shape", arrays["shape"], (2,), 2**31)
+    require_ids(path, "users", arrays["users"], (None,), 2**31)
+    users, num_items = arrays["users"], int(arrays["shape"][1])
     if not np.array_equal(users, np.arange(len(users))):
         raise UserError(f"{path}: the users are not numbered 0, 1, 2, ...; take the published file")
     shapes = {"valid": (len(users),), "test": (len(users),)}

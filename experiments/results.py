@@ -63,7 +63,7 @@ def read_curves(path: Path) -> dict[str, np.ndarray]:
         try:
             values[line - 2] = _numbers(row, len(names))
         except ValueError as error:
-            raise _broken(f"{path}:{line}", error) from error
+            raise _broken(f"{path}:{line}", str(error)[:100]) from error
     return dict(zip(names, values.T, strict=True))
 
 
@@ -82,10 +82,15 @@ def finite(text: str) -> float:
     return _numbers([text], 1)[0]
 
 
-def read_rows(path: Path, kinds: dict[str, Callable[[str], Any]]) -> list[dict[str, Any]]:
+def read_rows(
+    path: Path,
+    kinds: dict[str, Callable[[str], Any]],
+    others: Callable[[str], Any] | None = None,
+) -> list[dict[str, Any]]:
     """Return the lines of a CSV file that is under version control, each as a dictionary.
 
-    ``kinds`` are the columns that are wanted, and what makes values of their texts.
+    ``kinds`` are the columns that are wanted, and what makes values of their texts; ``others``
+    does for all other columns, which are left out without it.
 
     Raises
     ------
@@ -99,23 +104,25 @@ def read_rows(path: Path, kinds: dict[str, Callable[[str], Any]]) -> list[dict[s
         raise UserError(f"{path}: {error}; {remedy}") from error
     for name in kinds.keys() - set(head):
         raise UserError(f"{path}:1: no column {name}; {remedy}")
+    if not lines:
+        raise UserError(f"{path}:2: no line; {remedy}")
+    if others:
+        kinds = dict.fromkeys(head, others) | kinds
     rows = []
     for number, line in enumerate(lines, 2):
         try:
             cells = dict(zip(head, line, strict=True))
             rows.append({name: kind(cells[name]) for name, kind in kinds.items()})
         except ValueError as error:
-            raise UserError(f"{path}:{number}: {error}; {remedy}") from error
+            raise UserError(f"{path}:{number}: {str(error)[:100]}; {remedy}") from error
     return rows
 
 
 def read_published_curves(path: Path, method: str) -> dict[str, np.ndarray]:
     """Return one method's columns of a file of published learning curves, with ``method`` first."""
-    with open(path) as file:
-        names = file.readline().strip().split(",")[1:]
-    rows = read_rows(path, {"method": str} | dict.fromkeys(names, finite))
-    chosen = [row for row in rows if row["method"] == method]
-    return {name: np.array([row[name] for row in chosen]) for name in names}
+    rows = read_rows(path, {"method": str, "epoch": finite}, others=finite)
+    chosen = [row for row in rows if row.pop("method") == method]
+    return {name: np.array([row[name] for row in chosen]) for name in rows[0]}
 
 
 def read_timings(path: Path) -> list[dict[str, Any]]:
