@@ -114,6 +114,7 @@ def main(args: Settings) -> None:
     """Train all four, and print what came out."""
     runs = {label: train(*run) for label, run in RUNS.items()}
     scores = {label: run["test"]["H@5"] for label, run in runs.items()}
+    sys.stdout.reconfigure(errors="replace")  # bars of ? where there are no blocks
     print(f"\n{table(runs)}\n\ntest H@5\n{bars(scores)}\n\n{gains(scores)}\n{AFTERWARDS}", end="")
 
 

@@ -1,6 +1,8 @@
 """What ``make demo`` shows: four runs, and sentences that are computed from them."""
 
+import io
 import re
+import sys
 
 import pytest
 from conftest import ROOT
@@ -63,6 +65,17 @@ def test_the_table_says_sizes_and_shares():
     assert [cell.strip() for cell in second.split("|")[1:-1]] == [
         *("student", "8", "60,000", "240 KB", "0.3000", "75%", "9 s")
     ]
+
+
+def test_bars_are_shown_where_there_are_no_blocks(monkeypatch):
+    run = {"dim": 8, "num_parameters": 60_000, "train_seconds": 7.6, "eval_seconds": 1.0}
+    monkeypatch.setattr(demo, "train", lambda *_: run | {"test": {"H@5": 0.3}})
+    shown = io.BytesIO()
+    with monkeypatch.context() as patch, io.TextIOWrapper(shown, "ascii") as stdout:
+        patch.setattr(sys, "stdout", stdout)
+        demo.main(demo.Settings())
+        stdout.flush()
+        assert b"?" * demo.WIDTH + b"  0.3000" in shown.getvalue()
 
 
 def test_bars_are_as_long_as_the_scores():
