@@ -124,8 +124,8 @@ def test_a_script_says_where_its_settings_are_from(workdir):
     result = run_script(
         "main_no_KD.py", "--dataset=synthetic", "--dim=8", "--max_epoch=1", cwd=workdir
     )
-    row = settings.find_row("CiteULike", "BPR", "no_KD", 8)
-    assert result.stdout.startswith(f"tuned for CiteULike BPR no_KD d=20 ({row.source}): ")
+    row = settings.find_row("synthetic", "BPR", "no_KD", 8)
+    assert result.stdout.startswith(f"tuned for synthetic BPR no_KD d=20 ({row.source}): ")
     kept = json.loads(next(workdir.rglob("config.json")).read_text())["settings"]
     assert kept.items() >= parse(row.settings, main_no_KD.Settings).items()
 
