@@ -161,9 +161,8 @@ def test_without_weight_nothing_changes(script, workdir, teacher_path):
     zero = {name: 0.0 for name in OTHER_VALUES if name.startswith("lmbda_")}
     args = small(script, teacher_path, max_epoch=4)
     script.main(dataclasses.replace(args, **{k: v for k, v in zero.items() if hasattr(args, k)}))
-    main_no_KD.main(
-        main_no_KD.Settings(dataset="synthetic", dim=8, max_epoch=4, lr=0.01, batch_size=1024)
-    )
+    same = {name: getattr(args, name) for name in ("lr", "reg", "batch_size", "max_epoch")}
+    main_no_KD.main(main_no_KD.Settings(dataset="synthetic", dim=8, **same))
     for mine, plain in zip(rows(workdir, script), rows(workdir, main_no_KD), strict=True):
         assert mine["base"] == mine["train_loss"] == plain["train_loss"]
         for part in ("valid", "test"):
