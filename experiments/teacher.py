@@ -13,7 +13,7 @@ from experiments.settings import resolve
 from Models.teacher import Teacher, read_teacher
 from Utils.data_utils import LeaveOneOutSplit, warn
 from Utils.errors import UserError
-from Utils.run import ROOT, differences, has_weights, read_config, run_folder
+from Utils.run import differences, has_weights, read_config, run_folder
 
 SHARED = ("dataset", "split", "seed", "model", "selection", "data_dir", "device", "threads")
 
@@ -49,7 +49,7 @@ def own_teacher(args: Any, split: LeaveOneOutSplit) -> Path:
     folder = run_folder(wanted, "no_KD", split.name)
     logs, path = Path("logs") / folder, Path("checkpoints") / folder / "best.pt"
     flags = [f"--{name}={value}" for name, value in (given | {"dim": args.teacher_dim}).items()]
-    command = ["python", str(Path(main_no_KD.__file__).name), *flags]
+    command = ["python", "main_no_KD.py", *flags]
     if (logs / "config.json").exists():
         found = differences(read_config(logs)["settings"], wanted)
         if found:
@@ -69,7 +69,7 @@ def own_teacher(args: Any, split: LeaveOneOutSplit) -> Path:
         f"minutes on a CPU\n{shlex.join([*command, '--resume'])}",
         flush=True,
     )
-    if _run([sys.executable, str(ROOT / command[1]), *flags, "--resume"]):
+    if _run([sys.executable, main_no_KD.__file__, *flags, "--resume"]):
         raise UserError("the teacher could not be trained, as said above; --teacher PATH names one")
     return path
 
