@@ -224,7 +224,7 @@ def test_a_teacher_of_other_settings_is_refused_with_both_ways_out(workdir, spli
         load(split)
     folder = "synthetic/BPR-d16/no_KD/seed0"
     assert f"logs/{folder}: is no teacher of the usual settings" in str(error.value)
-    assert "but has lr 0.5 (now 0.001), max_epoch 1 (now 2); take it" in str(error.value)
+    assert "but has lr 0.5 (now 0.003), max_epoch 1 (now 2); take it" in str(error.value)
     assert f"with --teacher checkpoints/{folder}, or train" in str(error.value)
     assert str(error.value).endswith("--dim=16 --overwrite")
     assert load(split, teacher=f"checkpoints/{folder}").model.dim == 16
