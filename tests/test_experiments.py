@@ -147,7 +147,7 @@ def test_a_finished_run_of_other_settings_is_refused_and_stops_no_other(tiny, wo
     path.write_text(json.dumps(kept))
     (other,) = (workdir / "logs").rglob("seed0/summary.json")
     other.unlink()
-    with pytest.raises(UserError, match=r"1 failed:\n.*holds a run with lr 0\.5 \(now 0\.001\)"):
+    with pytest.raises(UserError, match=r"1 failed:\n.*holds a run with lr 0\.5 \(now 0\.003\)"):
         run.main(tiny)
     assert other.exists()
 

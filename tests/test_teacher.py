@@ -134,16 +134,16 @@ def test_it_is_scored_again(teacher, split):
 
 
 def test_a_missing_teacher_is_trained_first(workdir):
-    flags = ("--dataset=synthetic", "--dim=4", "--teacher_dim=100", "--max_epoch=2", "--threads=1")
+    flags = ("--dataset=synthetic", "--dim=4", "--teacher_dim=16", "--max_epoch=2", "--threads=1")
     result = run_script("main_SVD.py", *flags[:3], flags[4], cwd=workdir)
     assert result.returncode == 0, result.stderr
     words = (
-        "no finished teacher in checkpoints/synthetic/BPR-d100/no_KD/seed0: training it first, in "
+        "no finished teacher in checkpoints/synthetic/BPR-d16/no_KD/seed0: training it first, in "
     )
     assert words in result.stdout
     assert "roughly 0.0 minutes on a CPU\npython main_no_KD.py --dataset=synthetic" in result.stdout
-    assert result.stdout.index("\nteacher BPR d=100: ") > result.stdout.index("finished after")
-    assert (workdir / "logs/synthetic/BPR-d100/no_KD/seed0/summary.json").exists()
+    assert result.stdout.index("\nteacher BPR d=16: ") > result.stdout.index("finished after")
+    assert (workdir / "logs/synthetic/BPR-d16/no_KD/seed0/summary.json").exists()
     result = run_script("main_URRD.py", *flags, cwd=workdir)
     assert "training it first" not in result.stdout
 
@@ -231,7 +231,7 @@ def test_a_teacher_of_other_settings_is_refused_with_both_ways_out(workdir, spli
 
 
 def test_two_students_that_lack_the_same_teacher_wait_for_one_another(workdir):
-    flags = ("--dataset=synthetic", "--teacher_dim=100", "--threads=1")
+    flags = ("--dataset=synthetic", "--teacher_dim=16", "--threads=1")
     students = [start_script("main_SVD.py", *flags, f"--dim={dim}", cwd=workdir) for dim in (4, 5)]
     said = [student.communicate(timeout=240) for student in students]
     assert [student.returncode for student in students] == [0, 0], said
