@@ -608,14 +608,19 @@ def _is_longer(theirs: object, ours: object) -> bool:
     return isinstance(theirs, int) and isinstance(ours, int) and ours > theirs
 
 
+def in_words(found: dict[str, tuple]) -> str:
+    """Return what ``differences`` has found, both values of each."""
+    return ", ".join(f"{name} {theirs} (now {ours})" for name, (theirs, ours) in found.items())
+
+
 def refuse(logs: Path, found: dict[str, tuple]) -> None:
     """Raise ``UserError`` with both values of what ``differences`` has found, unless it is none."""
     if not found:
         return
-    both = ", ".join(f"{name} {theirs} (now {ours})" for name, (theirs, ours) in found.items())
     more = found.keys() == {"max_epoch"} and _is_longer(*found["max_epoch"])
     raise UserError(
-        f"{logs}: holds a run with {both}; {'--resume goes on with it, or ' if more else ''}"
+        f"{logs}: holds a run with {in_words(found)}; "
+        f"{'--resume goes on with it, or ' if more else ''}"
         f"use --name NAME for a folder of its own, or --overwrite"
     )
 

@@ -13,7 +13,7 @@ from experiments.settings import resolve
 from Models.teacher import Teacher, read_teacher
 from Utils.data_utils import LeaveOneOutSplit, warn
 from Utils.errors import UserError
-from Utils.run import differences, has_weights, read_config, run_folder
+from Utils.run import differences, has_weights, in_words, read_config, run_folder
 
 SHARED = ("dataset", "split", "seed", "model", "selection", "data_dir", "device", "threads")
 
@@ -53,10 +53,9 @@ def own_teacher(args: Any, split: LeaveOneOutSplit) -> Path:
     if (logs / "config.json").exists():
         found = differences(read_config(logs)["settings"], wanted)
         if found:
-            both = ", ".join(f"{k} {theirs} (now {ours})" for k, (theirs, ours) in found.items())
             raise UserError(
-                f"{logs}: is no teacher of the usual settings, but has {both}; take it as it is "
-                f"with --teacher {path.parent}, or train the usual one with "
+                f"{logs}: is no teacher of the usual settings, but has {in_words(found)}; take "
+                f"it as it is with --teacher {path.parent}, or train the usual one with "
                 f"{shlex.join([*command, '--overwrite'])}"
             )
     if has_weights(path) and (logs / "summary.json").exists():
