@@ -8,141 +8,86 @@ from the paper (section 4.3) are those of main_DE.py and main_URRD.py.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
-from experiments.settings import with_defaults
+import torch
+
+from experiments.script import DistillationSettings, launch
 from experiments.teacher import load_teacher
 from Models import new_model
 from Models.distillers import DE, RRD
 from Models.low_rank import require_assignable, spectral_start
-from Utils.data_utils import load_split
-from Utils.dataset import PairSampler
-from Utils.run import Run, epochs_of, is_finished
-from Utils.settings import RunSettings, launch, use_device
+from Utils.run import Run
+from Utils.run_folder import epochs_of
+from Utils.split import Split
 
 
 # ---------------------------------------------------------------------------------------------
 @dataclass
-class Settings(RunSettings):
-    """The hyperparameters; None is the tuned value, of a row in experiments/settings.csv."""
+class Settings(DistillationSettings):
+    """The hyperparameters, for CiteULike and BPR: those of the authors' two runs joined."""
 
-    # data set; synthetic is built in
-    dataset: Literal["CiteULike", "Foursquare", "synthetic"] = "CiteULike"
-    # our own split of this seed, or the one that the DE-RRD authors published (CiteULike only)
-    split: Literal["seed", "published"] = "seed"
-    # of the split, the first weights, the batches, the negatives, lists and noise
-    seed: int = 0
-    # base model of teacher and student: BPR or NeuMF
-    model: str = "BPR"
-    # size of the student's representations, d_s: 20 (NeuMF: 25) is phi = 0.1
-    dim: int | None = None
-    # hidden layers of NeuMF, each half as wide as the one before
-    num_layers: int | None = None
-    # size of the teacher's representations, d_t: 200 (NeuMF: 250)
-    teacher_dim: int | None = None
-    # checkpoint of a teacher, or its folder; empty: the run of main_no_KD.py on the same split
-    teacher: str = ""
+    dim: int = 20  # size of the representations, d: the paper has 20 from 200 (NeuMF: 25 from 250)
     # first weights: small random ones, or the teacher's best low-rank approximation
     start: Literal["random", "spectral"] = "random"
-    # weight of DE, lambda_DE; 0.01 goes with sums over a batch
-    lmbda_DE: float | None = None
-    # number of experts M, for users and for items each
-    num_experts: int | None = None
-    # temperature of the selection: tau_0 (tau_P / tau_0)^(epoch / P)
-    tau_0: float = 1.0
-    # its value at epoch P
-    tau_P: float = 1e-10
-    # epochs from tau_0 to tau_P
-    P: int = 1000
+    lmbda_DE: float = 0.01  # weight of DE; goes with sums over a batch
+    num_experts: int = 30  # M, for users and for items each
+    tau_0: float = 1.0  # temperature of the selection: tau_0 (tau_P / tau_0)^(epoch / P)
+    tau_P: float = 1e-10  # its value at epoch P
+    P: int = 1000  # epochs from tau_0 to tau_P
     # gumbel: the method; the others are the ablations (a) to (c) of the paper's table 4
     expert_selection: Literal["gumbel", "attention", "one_large", "one_small"] = "gumbel"
-    # weight of RRD, lambda_RRD; 0.001 goes with a sum over users
-    lmbda_RRD: float | None = None
-    # interesting items a user, in the teacher's order
-    K: int | None = None
-    # uninteresting items a user
-    L: int | None = None
-    # the k-th item of the teacher's list is drawn with weight exp(-k / T)
-    T: float | None = None
-    # length of the teacher's lists, from which interesting ones are drawn
-    pool: int = 500
+    layer: Literal["last", "embeddings"] = "last"  # what experts rebuild; NeuMF's last is of pairs
+    lmbda_RRD: float = 0.001  # weight of RRD; goes with a sum over users
+    K: int = 40  # interesting items a user, in the teacher's order
+    L: int = 40  # uninteresting items a user
+    T: float = 10.0  # the k-th item of the teacher's list is drawn with weight exp(-k / T)
+    pool: int = 500  # length of the teacher's lists, from which interesting ones are drawn
     # sampled: the method; top: the teacher's first K
     interesting: Literal["sampled", "top"] = "sampled"
     # relaxed: the method; the others are the ablations (d) and (e) of the paper's table 4
     ranking: Literal["relaxed", "full", "interesting"] = "relaxed"
-    # what experts rebuild: the last hidden layer (NeuMF: of pairs), or users and items apart
-    layer: Literal["last", "embeddings"] = "last"
     # formulas of the published code, or of the paper: see main_DE.py and main_URRD.py
     variant: Literal["published_code", "paper"] = "published_code"
     # epochs at which each user's and item's most probable expert is kept: 0,20,-1 (-1: the last)
     save_selection: str = ""
-    # learning rate of Adam
-    lr: float | None = None
-    # weight decay of Adam, on all parameters
-    reg: float | None = None
-    # training pairs a step, each with one negative
-    batch_size: int | None = None
-    # most epochs to train
-    max_epoch: int = 1000
-    # paper: best validation H@5; published_code: an epoch for each of H@5, H@10, H@20
-    selection: Literal["paper", "published_code"] = "paper"
-    # epochs without improvement before training stops; None: 30 for paper, 20 for published_code
-    patience: int | None = None
+    lr: float = 0.001  # learning rate of Adam
+    reg: float = 0.001  # weight decay of Adam, on all parameters
+    batch_size: int = 1024  # training pairs a step, each with one negative
+
+    of_record: ClassVar[tuple[str, ...]] = ("save_selection",)
 
 
 # ---------------------------------------------------------------------------------------------
 
 
-def main(args: Settings) -> None:
+def main(args: Settings, split: Split, device: torch.device) -> None:
     """Run the experiment."""
-    args = with_defaults("DERRD", args)
-    device, keep_at = use_device(args), epochs_of(args.save_selection)
-    split = load_split(args.dataset, args.split, args.seed, args.data_dir)
-    if is_finished("DERRD", args, split):
-        return
-    student = new_model(args, split).to(device)
+    keep_at = epochs_of(args.save_selection)
+    student = new_model(args, split, device)
     if args.start == "spectral":
         require_assignable(student)
     teacher = load_teacher(args, split, device)
     if args.start == "spectral":
         spectral_start(student, teacher)
     de = DE(
-        student,
-        teacher,
-        args.num_experts,
-        args.tau_0,
-        args.tau_P,
-        args.P,
-        args.expert_selection,
-        args.layer,
-        args.variant,
-        args.seed,
-    )
+        student, teacher, num_experts=args.num_experts, tau_0=args.tau_0, tau_P=args.tau_P,
+        P=args.P, expert_selection=args.expert_selection, layer=args.layer, variant=args.variant,
+        seed=args.seed,
+    )  # fmt: skip
     rrd = RRD(
-        student,
-        teacher,
-        args.K,
-        args.L,
-        args.T,
-        args.pool,
-        args.interesting,
-        args.ranking,
-        args.variant,
-        args.seed,
-    )
-    if keep_at:
-        de.most_probable_experts()  # refuses now, not after hours, what has none
-    sampler = PairSampler(split, args.batch_size, args.seed, device)
+        student, teacher, K=args.K, L=args.L, T=args.T, pool=args.pool,
+        interesting=args.interesting, ranking=args.ranking, variant=args.variant, seed=args.seed,
+    )  # fmt: skip
+    sampler = student.sampler(split, args.batch_size, args.seed, device)
 
-    with Run("DERRD", args, split, student, de, rrd, teacher=teacher) as run:
+    with Run(args, split, student, de, rrd, teachers=[teacher]) as run:
+        run.keep(keep_at, selection=de.most_probable_experts)
         for epoch in run.epochs():
-            de.begin_epoch(epoch)
-            rrd.begin_epoch(epoch)
             for batch in sampler.epoch(epoch):
-                base, kd_DE, kd_RRD = student.loss(*batch), de.loss(batch), rrd.loss(batch)
+                base, kd_DE, kd_RRD = student.loss(batch), de.loss(batch), rrd.loss(batch)
                 loss = base + args.lmbda_DE * kd_DE + args.lmbda_RRD * kd_RRD
                 run.step(loss, base=base, DE=kd_DE, RRD=kd_RRD)
-            run.evaluate(keep_at, selection=de.most_probable_experts)
 
 
 if __name__ == "__main__":

@@ -10,118 +10,63 @@ not at hand to compare. For RRD's own departures see main_URRD.py.
 from dataclasses import dataclass
 from typing import Literal
 
-from experiments.settings import with_defaults
+import torch
+
+from experiments.script import DistillationSettings, launch
 from experiments.teacher import load_teacher
 from Models import new_model
 from Models.distillers import RRD, ItemSideRRD
-from Utils.data_utils import load_split
-from Utils.dataset import PairSampler
-from Utils.run import Run, is_finished
-from Utils.settings import RunSettings, launch, use_device
+from Utils.run import Run
+from Utils.split import Split
 
 
 # ---------------------------------------------------------------------------------------------
 @dataclass
-class Settings(RunSettings):
-    """The hyperparameters; None is the tuned value, of a row in experiments/settings.csv."""
+class Settings(DistillationSettings):
+    """The hyperparameters, for CiteULike and BPR: those of the authors' published run."""
 
-    # data set; synthetic is built in
-    dataset: Literal["CiteULike", "Foursquare", "synthetic"] = "CiteULike"
-    # our own split of this seed, or the one that the DE-RRD authors published (CiteULike only)
-    split: Literal["seed", "published"] = "seed"
-    # of the split, the first weights, the batches, the negatives and the lists
-    seed: int = 0
-    # base model of teacher and student: BPR or NeuMF
-    model: str = "BPR"
-    # size of the student's representations, d_s: 20 (NeuMF: 25) is phi = 0.1
-    dim: int | None = None
-    # hidden layers of NeuMF, each half as wide as the one before
-    num_layers: int | None = None
-    # size of the teacher's representations, d_t: 200 (NeuMF: 250)
-    teacher_dim: int | None = None
-    # checkpoint of a teacher, or its folder; empty: the run of main_no_KD.py on the same split
-    teacher: str = ""
-    # weight of the user side, lambda_U; 0.001 goes with a sum over users
-    lmbda_RRD: float | None = None
-    # interesting items a user, in the teacher's order
-    K: int | None = None
-    # uninteresting items a user
-    L: int | None = None
-    # the k-th item of the teacher's list is drawn with weight exp(-k / T)
-    T: float | None = None
-    # length of the teacher's lists of items and of users
-    pool: int = 500
+    dim: int = 20  # size of the representations, d: the paper has 20 from 200 (NeuMF: 25 from 250)
+    lmbda_RRD: float = 0.001  # weight of the user side, lambda_U; goes with a sum over users
+    K: int = 40  # interesting items a user, in the teacher's order
+    L: int = 40  # uninteresting items a user
+    T: float = 10.0  # the k-th item of the teacher's list is drawn with weight exp(-k / T)
+    pool: int = 500  # length of the teacher's lists of items and of users
     # sampled: the method; top: the teacher's first K, and K_I
     interesting: Literal["sampled", "top"] = "sampled"
     # relaxed: the method; the others are the ablations (d) and (e) of the paper's table 4
     ranking: Literal["relaxed", "full", "interesting"] = "relaxed"
-    # weight of the item side, lambda_I
-    lmbda_IR: float | None = None
-    # interesting users an item
-    K_I: int | None = None
-    # uninteresting users an item
-    L_I: int | None = None
-    # the k-th user of the teacher's list is drawn with weight exp(-k / T_I)
-    T_I: float | None = None
-    # learning rate of Adam
-    lr: float | None = None
-    # weight decay of Adam, on all parameters
-    reg: float | None = None
-    # training pairs a step, each with one negative
-    batch_size: int | None = None
-    # most epochs to train
-    max_epoch: int = 1000
-    # paper: best validation H@5; published_code: an epoch for each of H@5, H@10, H@20
-    selection: Literal["paper", "published_code"] = "paper"
-    # epochs without improvement before training stops; None: 30 for paper, 20 for published_code
-    patience: int | None = None
+    lmbda_IR: float = 0.0005  # weight of the item side, lambda_I
+    K_I: int = 20  # interesting users an item
+    L_I: int = 20  # uninteresting users an item
+    T_I: float = 10.0  # the k-th user of the teacher's list is drawn with weight exp(-k / T_I)
+    lr: float = 0.001  # learning rate of Adam
+    reg: float = 0.001  # weight decay of Adam, on all parameters
+    batch_size: int = 1024  # training pairs a step, each with one negative
 
 
 # ---------------------------------------------------------------------------------------------
 
 
-def main(args: Settings) -> None:
+def main(args: Settings, split: Split, device: torch.device) -> None:
     """Run the experiment."""
-    args = with_defaults("IRRRD", args)
-    device = use_device(args)
-    split = load_split(args.dataset, args.split, args.seed, args.data_dir)
-    if is_finished("IRRRD", args, split):
-        return
-    student = new_model(args, split).to(device)
+    student = new_model(args, split, device)
     teacher = load_teacher(args, split, device)
     user_side = RRD(
-        student,
-        teacher,
-        args.K,
-        args.L,
-        args.T,
-        args.pool,
-        args.interesting,
-        args.ranking,
-        seed=args.seed,
-    )
+        student, teacher, K=args.K, L=args.L, T=args.T, pool=args.pool,
+        interesting=args.interesting, ranking=args.ranking, seed=args.seed,
+    )  # fmt: skip
     item_side = ItemSideRRD(
-        user_side,
-        student,
-        teacher,
-        args.K_I,
-        args.L_I,
-        args.T_I,
-        args.pool,
-        args.interesting,
-        args.seed,
-    )
-    sampler = PairSampler(split, args.batch_size, args.seed, device)
+        user_side, student, teacher, K=args.K_I, L=args.L_I, T=args.T_I, pool=args.pool,
+        interesting=args.interesting, seed=args.seed,
+    )  # fmt: skip
+    sampler = student.sampler(split, args.batch_size, args.seed, device)
 
-    with Run("IRRRD", args, split, student, user_side, item_side, teacher=teacher) as run:
+    with Run(args, split, student, user_side, item_side, teachers=[teacher]) as run:
         for epoch in run.epochs():
-            user_side.begin_epoch(epoch)
-            item_side.begin_epoch(epoch)
             for batch in sampler.epoch(epoch):
-                base, rrd, ir = student.loss(*batch), user_side.loss(batch), item_side.loss(batch)
+                base, rrd, ir = student.loss(batch), user_side.loss(batch), item_side.loss(batch)
                 loss = base + args.lmbda_RRD * rrd + args.lmbda_IR * ir
                 run.step(loss, base=base, RRD=rrd, IR=ir)
-            run.evaluate()
 
 
 if __name__ == "__main__":

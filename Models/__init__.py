@@ -3,20 +3,20 @@
 import os
 from typing import Any
 
+import torch
+
 from Models.bpr import BPR
 from Models.neumf import NeuMF
 from Models.recommender import Recommender
-from Utils.data_utils import LeaveOneOutSplit
 from Utils.errors import UserError, require_known
 from Utils.seeding import torch_generator
+from Utils.split import Split
 
 MODELS: dict[str, type[Recommender]] = {"BPR": BPR, "NeuMF": NeuMF}
 BYTES = 16  # for each parameter in training: it, its gradient and Adam's two moments, float32
 
 
-def build_model(
-    name: str, num_users: int, num_items: int, dim: int, seed: int, **options: int | None
-) -> Recommender:
+def build_model(name: str, split: Split, dim: int, seed: int, **options: int | None) -> Recommender:
     """Return a freshly initialised base model; the seed alone decides its first weights.
 
     ``options`` are the model's own settings, such as ``num_layers``; None leaves it the choice.
@@ -31,7 +31,7 @@ def build_model(
     given = {option: value for option, value in options.items() if value is not None}
     for option in given.keys() - set(MODELS[name].options):
         raise UserError(f"--{option} {given[option]}: {name} has no such setting; leave it out")
-    needed = BYTES * (num_users + num_items) * dim
+    needed = BYTES * (split.num_users + split.num_items) * dim
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if needed > memory:
         raise UserError(
@@ -39,11 +39,11 @@ def build_model(
             f"has {memory / 1e9:,.0f} GB of memory; use a smaller one"
         )
     generator = torch_generator(seed, f"init {name}")
-    return MODELS[name](num_users, num_items, dim, **given, generator=generator)
+    return MODELS[name](split, dim, **given, generator=generator)
 
 
-def new_model(args: Any, split: LeaveOneOutSplit) -> Recommender:
+def new_model(args: Any, split: Split, device: torch.device) -> Recommender:
     """Return the base model that a script's settings describe, freshly initialised."""
     options = {option for model in MODELS.values() for option in model.options}
     given = {option: getattr(args, option, None) for option in options}
-    return build_model(args.model, split.num_users, split.num_items, args.dim, args.seed, **given)
+    return build_model(args.model, split, args.dim, args.seed, **given).to(device)

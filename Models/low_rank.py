@@ -22,12 +22,12 @@ def spectral_start(student: Recommender, teacher: Teacher) -> None:
         than the student is large.
     """
     require_assignable(student)
-    factors = teacher.model.encode() or leading_factors(teacher.model, student.dim + EXTRA)
+    factors = teacher.encode() or leading_factors(teacher, student.dim + EXTRA)
     rank = min(*factors[0].shape, *factors[1].shape)
     if student.dim > rank:
         raise UserError(
-            f"--dim {student.dim}: {teacher.path} has scores of rank {rank}; a student that starts "
-            f"from them is at most as large"
+            f"--dim {student.dim}: the scores are of rank {rank} ({teacher.describe()}); a student "
+            f"that starts from them is at most as large"
         )
     student.assign(*low_rank_factors(*factors, student.dim))
 
@@ -65,24 +65,24 @@ def low_rank_factors(users: Tensor, items: Tensor, dim: int) -> tuple[Tensor, Te
 
 
 @torch.no_grad()
-def leading_factors(model: Recommender, size: int) -> tuple[Tensor, Tensor]:
-    """Return factors ``(U, size)``, ``(I, size)`` of a model's scores, nearly the best ones.
+def leading_factors(teacher: Teacher, size: int) -> tuple[Tensor, Tensor]:
+    """Return factors ``(U, size)``, ``(I, size)`` of a teacher's scores, nearly the best ones.
 
     For scores that are no inner products, made anew for a few users at a time. Subspace iteration
     (Halko, Martinsson and Tropp, SIAM Review 53(2), 2011, algorithm 4.4), with ``A^T (A X)`` in
     one pass over the scores A.
     """
-    size = min(size, model.num_users, model.num_items)
-    device = next(model.parameters()).device
+    num_users, num_items, device = teacher.split.num_users, teacher.split.num_items, teacher.device
+    size = min(size, num_users, num_items)
     generator = torch_generator(0, "leading factors", 0, device)
-    basis = torch.randn(model.num_items, size, generator=generator, device=device)
-    chunks = torch.arange(model.num_users, device=device).split(CHUNK)
+    basis = torch.randn(num_items, size, generator=generator, device=device)
+    chunks = torch.arange(num_users, device=device).split(CHUNK)
     for _ in range(PASSES - 1):
         basis = torch.linalg.qr(basis).Q
         product = torch.zeros_like(basis)
         for users in chunks:
-            scores = model.score_all(users)
+            scores = teacher.score_all(users)
             product += scores.T @ (scores @ basis)
         basis = product
     basis = torch.linalg.qr(basis).Q
-    return torch.cat([model.score_all(users) @ basis for users in chunks]), basis
+    return torch.cat([teacher.score_all(users) @ basis for users in chunks]), basis

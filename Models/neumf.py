@@ -4,11 +4,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from Models.recommender import Recommender
+from Models.recommender import Recommender, embedding_table
+from Utils.dataset import Pairs
 from Utils.errors import UserError
 from Utils.sampled_product import sampled_product
+from Utils.split import Split
 
-INIT_STD = 0.01  # of the embeddings, as in the paper's section 3.4 and its followers' code
 CHUNK = 2**18  # hidden units held at a time where no gradient is wanted: a cache holds them
 
 
@@ -31,13 +32,12 @@ class NeuMF(Recommender):
 
     def __init__(
         self,
-        num_users: int,
-        num_items: int,
+        split: Split,
         dim: int,
         num_layers: int = 1,
         generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__(num_users, num_items, dim)
+        super().__init__(split, dim)
         self.num_layers = num_layers
         widths = [2 * dim, *(dim >> layer for layer in range(num_layers))]
         if widths[-1] < 1:
@@ -45,13 +45,11 @@ class NeuMF(Recommender):
                 f"--num_layers {num_layers}: layers that halve from {dim} units end below one; "
                 f"use {dim.bit_length()} or fewer"
             )
-        sizes = {"user": num_users, "item": num_items}
+        sizes = {"user": split.num_users, "item": split.num_items}
         self.gmf, self.mlp = (
-            nn.ModuleDict({kind: nn.Embedding(n, dim, sparse=True) for kind, n in sizes.items()})
+            nn.ModuleDict({kind: embedding_table(n, dim, generator) for kind, n in sizes.items()})
             for _ in range(2)
         )
-        for table in (*self.gmf.values(), *self.mlp.values()):
-            nn.init.normal_(table.weight, std=INIT_STD, generator=generator)
         self.hidden = nn.ModuleList(map(nn.Linear, widths, widths[1:]))
         self.output = nn.Linear(dim + widths[-1], 1)
         for layer in self.hidden:
@@ -77,12 +75,12 @@ class NeuMF(Recommender):
         shares = self._first_layer("item", self.mlp["item"].weight)
         return gmf @ self.gmf["item"].weight.T + self._mlp_logits("user", users, shares)
 
-    def loss(self, users: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
+    def loss(self, batch: Pairs) -> Tensor:
         """Return binary cross-entropy, ``-sum [log sigmoid(s_ui) + log(1 - sigmoid(s_uj))]``.
 
         Source: He et al. 2017, section 3.1, equation 7.
         """
-        pairs = self._pairs(users, torch.cat([positives, negatives]))
+        pairs = self._pairs(batch.users, torch.cat([batch.positives, batch.negatives]))
         positive, negative = self._logits(pairs).chunk(2)
         return -(F.logsigmoid(positive) + F.logsigmoid(-negative)).sum()
 

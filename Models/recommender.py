@@ -3,22 +3,37 @@
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
+from Utils.dataset import Pairs, PairSampler
 from Utils.errors import UserError
+from Utils.split import Split
+
+INIT_STD = 0.01  # of embeddings, as in the code of the DE-RRD authors and of NeuMF's followers
 
 
 class Recommender(nn.Module, ABC):
-    """A base model for ``num_users`` x ``num_items`` with representations of size ``dim``.
+    """A base model with representations of size ``dim``, for the users and items of a split.
 
-    ``options`` names the settings that the model takes beside these, by keyword.
+    Whoever learns from more than the batches, such as the graph of all training pairs, takes it
+    from the split when it is built.
+
+    Attributes
+    ----------
+    options : the settings that the model takes beside these, by keyword.
+    sampler : makes the batches that ``loss`` takes.
     """
 
     options: ClassVar[tuple[str, ...]] = ()
+    sampler: ClassVar[type] = PairSampler
 
-    def __init__(self, num_users: int, num_items: int, dim: int) -> None:
+    def __init__(self, split: Split, dim: int) -> None:
         super().__init__()
-        self.num_users, self.num_items, self.dim = num_users, num_items, dim
+        self.num_users, self.num_items, self.dim = split.num_users, split.num_items, dim
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Change what changes once an epoch, such as augmented views: nothing, for most."""
 
     @abstractmethod
     def score(self, users: Tensor, items: Tensor) -> Tensor:
@@ -34,8 +49,8 @@ class Recommender(nn.Module, ABC):
         """Return the scores of all items: ``(B,) -> (B, num_items)``."""
 
     @abstractmethod
-    def loss(self, users: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
-        """Return the loss of the model's paper, summed over the batch: three ``(B,) -> ()``."""
+    def loss(self, batch: Pairs) -> Tensor:
+        """Return the loss of the model's paper, summed over a batch of its sampler: ``()``."""
 
     @abstractmethod
     def representations(self, users: Tensor, items: Tensor) -> dict[str, Tensor]:
@@ -75,3 +90,14 @@ class Recommender(nn.Module, ABC):
     def num_parameters(self) -> int:
         """Return the number of parameters, frozen or not."""
         return sum(p.numel() for p in self.parameters())
+
+
+def embedding_table(count: int, dim: int, generator: torch.Generator | None = None) -> nn.Embedding:
+    """Return ``count`` small random vectors.
+
+    Gradients of look-ups are sparse: a batch touches a few thousand rows, and a dense gradient as
+    large as the table would take longer to fill than everything else in the step.
+    """
+    table = nn.Embedding(count, dim, sparse=True)
+    nn.init.normal_(table.weight, std=INIT_STD, generator=generator)
+    return table

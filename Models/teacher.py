@@ -2,15 +2,16 @@
 
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from Models import build_model
-from Utils.data_utils import LeaveOneOutSplit, warn
+from Models.recommender import Recommender
 from Utils.dataset import chunks_of_pairs
-from Utils.errors import UserError
+from Utils.errors import UserError, warn
 from Utils.evaluation import Evaluator
 from Utils.files import (
     read_checkpoint,
@@ -20,12 +21,77 @@ from Utils.files import (
     sha256_of,
     write_whole,
 )
-from Utils.run import FORMAT
+from Utils.run_folder import RUN_FORMAT
+from Utils.split import Split
 
 CHUNK = 256  # users or items whose scores are held at a time
 
 
 class Teacher:
+    """What a method may ask a teacher; one that lacks something says so in one line.
+
+    Lists, scores and representations are capabilities. A teacher that is a trained model
+    (``TrainedTeacher``) has them all, one that is given as lists or as factors has some.
+
+    Attributes
+    ----------
+    split : the data that it knows.
+    sha256 : of what it is made from, for the record.
+    device : where its answers are.
+    """
+
+    split: Split
+    sha256: str
+    device: torch.device
+
+    def _lacks(self, what: str) -> UserError:
+        return UserError(
+            f"{self.describe()}: this teacher has no {what}; use another method, or one"
+        )
+
+    def describe(self) -> str:
+        """Return one line: what the teacher is and how good it is."""
+        return type(self).__name__
+
+    def record(self) -> dict[str, Any]:
+        """Return what a run keeps of it."""
+        return {"sha256": self.sha256}
+
+    def top_items(self, count: int) -> Tensor:
+        """Return each user's best items outside the training set, ``(num_users, count)`` int32."""
+        raise self._lacks("lists of items")
+
+    def top_users(self, count: int) -> Tensor:
+        """Return each item's best users who did not train on it, ``(num_items, count)`` int32."""
+        raise self._lacks("lists of users")
+
+    def score(self, users: Tensor, items: Tensor) -> Tensor:
+        """Return logits, as ``Recommender`` does."""
+        raise self._lacks("scores")
+
+    def encode(self) -> tuple[Tensor, Tensor] | None:
+        """Return its factors, as ``Recommender`` does, if its scores are their inner products."""
+        return None
+
+    def score_all(self, users: Tensor) -> Tensor:
+        """Return the scores of all items: ``(B,) -> (B, num_items)``."""
+        raise self._lacks("scores of all items")
+
+    def representations(self, users: Tensor, items: Tensor) -> dict[str, Tensor]:
+        """Return the last hidden layer, as ``Recommender`` does."""
+        raise self._lacks("representations")
+
+    def embeddings(self, users: Tensor, items: Tensor) -> dict[str, Tensor]:
+        """Return the first layer, as ``Recommender`` does."""
+        raise self._lacks("embeddings")
+
+    @property
+    def states(self) -> list["Teacher"]:
+        """The same teacher at earlier epochs, first to last, itself at the end."""
+        raise self._lacks("states of earlier epochs")
+
+
+class TrainedTeacher(Teacher):
     """A trained recommender that is asked and never trained.
 
     Parameters
@@ -35,7 +101,7 @@ class Teacher:
     path : the checkpoint with its weights; lists are kept beside it.
     """
 
-    def __init__(self, model: nn.Module, split: LeaveOneOutSplit, path: Path) -> None:
+    def __init__(self, model: Recommender, split: Split, path: Path) -> None:
         self.model = model.eval().requires_grad_(False)
         self.split, self.path, self.sha256 = split, path, sha256_of(path)
         self.device = next(model.parameters()).device
@@ -48,10 +114,21 @@ class Teacher:
     def describe(self) -> str:
         """Return one line: what the teacher is and how good it is."""
         name, size = type(self.model).__name__, self.model.num_parameters()
+        metric = self.split.protocol.selecting
         measured = "  ".join(
-            f"{part} H@5 {self.metrics[f'{part}_H@5']:.4f}" for part in ("valid", "test")
+            f"{part} {metric} {self.metrics[f'{part}_{metric}']:.4f}" for part in ("valid", "test")
         )
         return f"teacher {name} d={self.model.dim}: {size:,} parameters, {measured}, {self.path}"
+
+    def record(self) -> dict[str, Any]:
+        """Return what a run keeps of it."""
+        return {
+            "path": str(self.path),
+            "sha256": self.sha256,
+            "model": type(self.model).__name__,
+            "dim": self.model.dim,
+            "metrics": {name: round(value, 6) for name, value in self.metrics.items()},
+        }
 
     @torch.no_grad()
     def representations(self, users: Tensor, items: Tensor) -> dict[str, Tensor]:
@@ -67,6 +144,16 @@ class Teacher:
     def score(self, users: Tensor, items: Tensor) -> Tensor:
         """Return logits, as ``Recommender`` does."""
         return self.model.score(users, items)
+
+    @torch.no_grad()
+    def encode(self) -> tuple[Tensor, Tensor] | None:
+        """Return its factors, as ``Recommender`` does."""
+        return self.model.encode()
+
+    @torch.no_grad()
+    def score_all(self, users: Tensor) -> Tensor:
+        """Return the scores of all items: ``(B,) -> (B, num_items)``."""
+        return self.model.score_all(users)
 
     def top_items(self, count: int) -> Tensor:
         """Return each user's best items outside the training set, ``(num_users, count)`` int32."""
@@ -100,7 +187,7 @@ class Teacher:
 
 
 @torch.no_grad()
-def top_lists(model: nn.Module, split: LeaveOneOutSplit, kind: str, count: int) -> Tensor:
+def top_lists(model: Recommender, split: Split, kind: str, count: int) -> Tensor:
     """Return a ``Recommender``'s best ``count`` items of each user, best first, or the mirror.
 
     ``(num_users, count)`` int32 for ``kind`` items, ``(num_items, count)`` for users. Training
@@ -132,7 +219,7 @@ def top_lists(model: nn.Module, split: LeaveOneOutSplit, kind: str, count: int) 
     return torch.cat(best)
 
 
-def _scores_of_items(model: nn.Module, items: Tensor) -> Tensor:
+def _scores_of_items(model: Recommender, items: Tensor) -> Tensor:
     """Return all users' scores of ``(B,)`` items: ``(B, num_users)``."""
     factors = model.encode()
     if factors:
@@ -141,7 +228,7 @@ def _scores_of_items(model: nn.Module, items: Tensor) -> Tensor:
     return model.score(users.expand(len(items), -1), items)
 
 
-def read_teacher(path: Path, split: LeaveOneOutSplit, device: torch.device, remedy: str) -> Teacher:
+def read_teacher(path: Path, split: Split, device: torch.device, remedy: str) -> TrainedTeacher:
     """Return the teacher whose weights a run has left in ``path``, ``best.pt`` or its folder.
 
     Raises
@@ -152,7 +239,7 @@ def read_teacher(path: Path, split: LeaveOneOutSplit, device: torch.device, reme
     """
     path = path / "best.pt" if path.is_dir() else path
     identity = {
-        "format": FORMAT,
+        "format": RUN_FORMAT,
         "dataset": split.dataset,
         "split": split.name,
         "split_sha256": split.sha256,
@@ -166,9 +253,9 @@ def read_teacher(path: Path, split: LeaveOneOutSplit, device: torch.device, reme
     numbers = [dim, *options.values()] if isinstance(options, dict) else [None]
     if not isinstance(name, str) or not all(type(n) is int and n > 0 for n in numbers):
         raise UserError(f"{path}: does not say what model it is; {remedy}")
-    model = build_model(name, split.num_users, split.num_items, dim, seed=0, **options).to(device)
+    model = build_model(name, split, dim, seed=0, **options).to(device)
     require_like(path, "weights", kept.get("weights"), model.state_dict(), remedy)
     model.load_state_dict(kept["weights"])
     if kept.get("finished") is not True:
         warn(f"{path}: this teacher was never trained to its end; main_no_KD.py --resume goes on")
-    return Teacher(model, split, path)
+    return TrainedTeacher(model, split, path)

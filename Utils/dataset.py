@@ -1,14 +1,29 @@
 """Mini-batches for training: shuffled pairs with a fresh negative for each, or users."""
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from Utils.data_utils import LeaveOneOutSplit
 from Utils.errors import UserError
 from Utils.seeding import torch_generator
+from Utils.split import Split
+
+
+class Pairs(NamedTuple):
+    """A batch of training pairs of user and item, with a negative item each: three ``(B,)``."""
+
+    users: Tensor
+    positives: Tensor
+    negatives: Tensor
+
+
+class Users(NamedTuple):
+    """A batch of distinct users: ``(B,)``."""
+
+    users: Tensor
 
 
 class PairSampler:
@@ -20,7 +35,7 @@ class PairSampler:
     """
 
     def __init__(
-        self, split: LeaveOneOutSplit, batch_size: int, seed: int, device: torch.device | str
+        self, split: Split, batch_size: int, seed: int, device: torch.device | str
     ) -> None:
         users, items = torch.from_numpy(split.train_users), torch.from_numpy(split.train_items)
         if torch.bincount(users).max() >= split.num_items:
@@ -29,13 +44,14 @@ class PairSampler:
         self.keys, self.users, self.items = keys, keys // split.num_items, keys % split.num_items
         self.num_items, self.batch_size, self.seed = split.num_items, batch_size, seed
 
-    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yield users, positives and negatives, each ``(B,)``, until every pair was seen once."""
+    def epoch(self, epoch: int) -> Iterator[Pairs]:
+        """Yield batches until every pair was seen once."""
         generator = torch_generator(self.seed, "batches", epoch, self.keys.device)
         order = torch.randperm(len(self.keys), generator=generator, device=self.keys.device)
         negatives = self._negatives(generator)
         columns = (self.users[order], self.items[order], negatives[order])
-        yield from zip(*(column.split(self.batch_size) for column in columns), strict=True)
+        batches = zip(*(column.split(self.batch_size) for column in columns), strict=True)
+        yield from (Pairs(*batch) for batch in batches)
 
     def _negatives(self, generator: torch.Generator) -> Tensor:
         """Return a non-training item for each training pair, ``(n,)``, by rejection."""
@@ -58,16 +74,16 @@ class UserSampler:
     """All users in random order, a few at a time."""
 
     def __init__(
-        self, num_users: int, batch_size: int, seed: int, device: torch.device | str
+        self, split: Split, batch_size: int, seed: int, device: torch.device | str
     ) -> None:
-        self.num_users, self.batch_size = num_users, batch_size
+        self.num_users, self.batch_size = split.num_users, batch_size
         self.seed, self.device = seed, device
 
-    def epoch(self, epoch: int) -> Iterator[Tensor]:
-        """Yield users, ``(B,)`` each, until every one was seen once."""
+    def epoch(self, epoch: int) -> Iterator[Users]:
+        """Yield batches until every user was seen once."""
         generator = torch_generator(self.seed, "batches of users", epoch, self.device)
         order = torch.randperm(self.num_users, generator=generator, device=self.device)
-        yield from order.split(self.batch_size)
+        yield from map(Users, order.split(self.batch_size))
 
 
 def distinct(entities: Tensor) -> tuple[Tensor, Tensor]:

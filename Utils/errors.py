@@ -26,6 +26,11 @@ def require_known(flag: str, name: str, known: Iterable[str]) -> None:
     raise UserError(f"{flag} {name!r} is unknown;{meant} There are {'; '.join(known)}")
 
 
+def warn(text: str) -> None:
+    """Print one warning line where it does not mix with results."""
+    print(f"warning: {text}", file=sys.stderr)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether NumPy or PyTorch, on any device, could not have the memory they asked for."""
     said = str(error).lower()

@@ -36,6 +36,8 @@ class DenseAdam(torch.optim.Adam):
             parameter.grad = buffer
             touched.append((buffer, rows))
         super().step()
+        for group in self.param_groups:  # the fused update does not tell; ``FactorModel`` asks
+            torch.autograd.graph.increment_version(group["params"])
         self.zero_grad(set_to_none=True)
         for buffer, rows in touched:
             buffer.index_fill_(0, rows, 0)

@@ -1,16 +1,6 @@
-"""A run: its folder, epochs, optimiser step, early stopping, checkpoints, resume and progress.
-
-logs/<data set>/<model>-d<dim>/<method>[-<name>]/<split>/         kept: config.json, metrics.csv,
-                                                                  train.log, summary.json,
-                                                                  ranks.npz,
-                                                                  <name>-epoch<n>.npz if wanted
-checkpoints/<the same>/                                           best.pt, last.pt
-checkpoints/<the same>/again/       what logs/ would have, while a finished run is trained again for
-                                    weights that are not at hand: logs/ stays as it is
-"""
+"""A run: its epochs, optimiser step, evaluation, checkpoints, early stopping, resume, progress."""
 
 import contextlib
-import json
 import os
 import platform
 import resource
@@ -20,9 +10,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator
-from copy import deepcopy
-from dataclasses import asdict, fields
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import asdict
 from math import isfinite
 from pathlib import Path
 from typing import IO, Any
@@ -32,9 +21,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from Utils.data_utils import LeaveOneOutSplit, warn
-from Utils.errors import UserError
-from Utils.evaluation import CUTOFFS, METRICS, Evaluator
+from Utils.errors import UserError, warn
+from Utils.evaluation import Evaluator
 from Utils.files import (
     disk_errors,
     lock_folder,
@@ -47,15 +35,17 @@ from Utils.files import (
     write_whole,
 )
 from Utils.optimizer import DenseAdam
+from Utils.run_folder import (
+    RUN_FORMAT,
+    RunFolder,
+    differences,
+    is_finished,
+    is_number,
+    refuse,
+)
 from Utils.selection import Selection
-from Utils.settings import RunSettings
+from Utils.split import Split
 
-FORMAT = "recdistill run 1"
-ROOT = Path(__file__).resolve().parents[1]
-# what a summary has beside its metrics
-TEXTS = ("dataset", "split", "selection", "model", "method", "name")
-COUNTS = ("dim", "seed", "num_parameters", "best_epoch", "epochs")
-SECONDS = ("train_seconds", "eval_seconds")
 CHECKPOINT_SHARE = 0.05  # of the time may go into writing last.pt; a killed run repeats the rest
 
 
@@ -64,51 +54,51 @@ class Run:
 
     Parameters
     ----------
-    method : as in the script's name, ``main_<method>.py``.
-    args : the script's settings.
-    split : the data.
+    args : the script's settings, with ``lr`` and ``reg`` if anything is trained.
+    split : the data, whose protocol says when and how the model is evaluated.
     model : the recommender that is trained, evaluated and kept.
-    distillers : modules whose parameters are trained along and are not needed afterwards.
-    teacher : the ``Teacher`` that the distillers ask, for the record.
+    distillers : modules whose parameters are trained along and are not needed afterwards. Of two
+        that are alike, each needs a name of its own, or they would draw the same.
+    teachers : those whom the distillers ask, for the record.
 
     Examples
     --------
-    >>> with Run("no_KD", args, split, model) as run:            # doctest: +SKIP
+    >>> with Run(args, split, model) as run:                     # doctest: +SKIP
     ...     for epoch in run.epochs():
     ...         for batch in sampler.epoch(epoch):
-    ...             run.step(model.loss(*batch))
-    ...         run.evaluate()
+    ...             run.step(model.loss(batch))
     """
 
     def __init__(
         self,
-        method: str,
         args: Any,
-        split: LeaveOneOutSplit,
+        split: Split,
         model: nn.Module,
         *distillers: nn.Module,
-        teacher: Any = None,
+        teachers: Sequence[Any] = (),
     ) -> None:
-        self.args, self.split, self.model, self.teacher = args, split, model, teacher
+        self.args, self.split, self.model, self.teachers = args, split, model, teachers
         self.modules = nn.ModuleList([model, *distillers])
-        self.method, self.script = method, f"main_{method}.py"
-        folder = run_folder(args, method, split.name)
-        self.logs, self.checkpoints = Path("logs") / folder, Path("checkpoints") / folder
+        _require_different(distillers)
+        self.script, self.folder = f"main_{args.method}.py", RunFolder.of(args)
         self.identity = {
-            "format": FORMAT,
-            "method": method,
+            "format": RUN_FORMAT,
+            "method": args.method,
             "dataset": split.dataset,
             "split": split.name,
             "split_sha256": split.sha256,
             "model": type(model).__name__,
             "dim": args.dim,
             "options": {option: getattr(model, option) for option in model.options},
-            "teacher_sha256": teacher.sha256 if teacher else None,
+            "teacher_sha256": "+".join(teacher.sha256 for teacher in teachers) or None,
         }
-        self.optimizer = DenseAdam(self.modules.parameters(), args.lr, weight_decay=args.reg)
+        settings = vars(args)
+        self.optimizer = None  # where nothing is trained by gradients
+        if "lr" in settings:
+            self.optimizer = DenseAdam(self.modules.parameters(), args.lr, args.reg)
         self.device = next(model.parameters()).device
         self.evaluator = Evaluator(split, self.device)
-        self.selection = Selection(args.selection, args.patience)
+        self.selection = Selection(args.selection, split.protocol, settings.get("patience"))
         self.history: list[dict[str, float]] = []  # a row of metrics.csv an epoch
         self.seconds = {"train": 0.0, "eval": 0.0}
         self.losses: Tensor | None = None  # (batches or more, parts), on the device
@@ -117,61 +107,57 @@ class Run:
         self.best: dict[str, Any] | None = None  # best weights and ranks not yet on disk
         self.saved_at, self.saving_took = -float("inf"), 0.0
         self.finished = self.interrupted = False
-        self.kept: Path | None = None  # the summary of the finished run that this one repeats
+        self.repeated: RunFolder | None = None  # the finished run that this one repeats
+        self.keeps: list[tuple[Collection[int], str, Callable[[], dict[str, np.ndarray]]]] = []
 
     # --- start ---------------------------------------------------------------------------------
 
     def __enter__(self) -> "Run":
         with contextlib.ExitStack() as stack:
-            for folder in (self.logs, self.checkpoints):
+            folders = self.folder.logs, self.folder.checkpoints
+            for folder in folders:
                 with disk_errors(folder):
                     folder.mkdir(parents=True, exist_ok=True)
-            with disk_errors(self.checkpoints):
-                stack.enter_context(lock_folder(self.checkpoints, wait=self.args.resume))
+            with disk_errors(self.folder.checkpoints):
+                stack.enter_context(lock_folder(self.folder.checkpoints, wait=self.args.resume))
             if self.args.overwrite:
-                for folder in (self.logs, self.checkpoints):
+                for folder in folders:
                     with disk_errors(folder):
                         _empty(folder)
-            self.finished = is_finished(self.method, self.args, self.split)
+            self.finished = is_finished(self.args, self.split)
             if not self.finished:
-                with disk_errors(self.logs):
+                with disk_errors(self.folder.logs):
                     self._start(stack)
             self.stack = stack.pop_all()
         return self
 
     def _start(self, stack: contextlib.ExitStack) -> None:
         """Resume or begin, and open what the loop writes to."""
-        summary = self.logs / "summary.json"
-        if summary.exists() and not differences(read_config(self.logs)["settings"], self.args):
-            self.kept, self.logs = summary, self.checkpoints / "again"
-            self.logs.mkdir(exist_ok=True)
+        if self.folder.summary.exists() and self.folder.is_of(self.args):
+            self.repeated, self.folder = self.folder, self.folder.again
+            self.folder.logs.mkdir(exist_ok=True)
         resumed = self._resume()
-        if summary.exists() and not self.kept:  # more epochs than before
+        if self.folder.summary.exists() and not self.repeated:  # more epochs than before
             if not resumed:
                 raise UserError(
-                    f"{self.logs}: holds a shorter run, but {self.checkpoints} does not hold what "
-                    f"is needed to go on; --overwrite starts again"
+                    f"{self.folder.logs}: holds a shorter run, but {self.folder.checkpoints} does "
+                    f"not hold what is needed to go on; --overwrite starts again"
                 )
-            summary.unlink()
-        for folder in (self.logs, self.checkpoints):
+            self.folder.summary.unlink()
+        for folder in (self.folder.logs, self.folder.checkpoints):
             remove_leftovers(folder)
-        if not (resumed and self._has_config()):
+        if not (resumed and self.folder.is_of(self.args)):
             self._write_config()
-        self.log_file = self._open(stack, "train.log", "a" if resumed else "w")
-        self.metrics_file = self._open(stack, "metrics.csv", "w")
+        self.log_file = self._open(stack, self.folder.log, "a" if resumed else "w")
+        self.metrics_file = self._open(stack, self.folder.curves, "w")
         for row in self.history:
             self._write_row(row)
         self._greet()
         handler = signal.signal(signal.SIGINT, self._on_interrupt)
         stack.callback(signal.signal, signal.SIGINT, handler)
 
-    def _has_config(self) -> bool:
-        if not (self.logs / "config.json").exists():
-            return False
-        return not differences(read_config(self.logs)["settings"], self.args)
-
-    def _open(self, stack: contextlib.ExitStack, name: str, mode: str) -> IO[str]:
-        file = open(self.logs / name, mode)
+    def _open(self, stack: contextlib.ExitStack, path: Path, mode: str) -> IO[str]:
+        file = open(path, mode)
 
         def close() -> None:
             with contextlib.suppress(OSError):  # every line was flushed, or its error reported
@@ -182,14 +168,15 @@ class Run:
 
     def _resume(self) -> bool:
         """Load the last checkpoint, if there is one and it is wanted."""
-        path = self.checkpoints / "last.pt"
+        path = self.folder.last
         if not path.exists():
             return False
         if not self.args.resume:
             raise UserError(
-                f"{self.logs}: holds an unfinished run; --resume goes on, --overwrite starts again"
+                f"{self.folder.logs}: holds an unfinished run; --resume goes on, --overwrite "
+                f"starts again"
             )
-        if not path.with_name("best.pt").exists():
+        if not self.folder.best.exists():
             warn(f"{path}: the best weights are not beside it, so training starts again")
             return False
         last = read_checkpoint(path, self.identity, self.device)
@@ -197,23 +184,24 @@ class Run:
         settings = last.get("settings")
         if not isinstance(settings, dict):
             raise UserError(f"{path}: does not say with which settings; {remedy}")
-        refuse(self.logs, differences(settings, self.args, longer=True))
+        refuse(self.folder.logs, differences(settings, self.args, longer=True))
         require_like(path, "weights", last.get("modules"), self.modules.state_dict(), remedy)
         self.modules.load_state_dict(last["modules"])
-        self.optimizer.load_moments(path, last.get("optimizer"), remedy)
+        if self.optimizer:
+            self.optimizer.load_moments(path, last.get("optimizer"), remedy)
         self.history, self.seconds = last.get("history"), last.get("seconds")
-        if not _is_history(self.history, self.seconds):
+        if not _is_history(self.history, self.seconds, self.split):
             raise UserError(f"{path}: its epochs or times are no such; {remedy}")
-        for epoch, row in enumerate(self.history):
-            self.selection.update(epoch, row)
+        for row in self.history[:: self.split.protocol.every]:
+            self.selection.update(row["epoch"], row)
         return True
 
     def _write_config(self) -> None:
         config = {
-            "format": FORMAT,
+            "format": RUN_FORMAT,
             "script": self.script,
             "command": _command(self.script),
-            "settings": self._settings(),
+            "settings": asdict(self.args),
             "data": {
                 "source_sha256": self.split.source_sha256,
                 "split_sha256": self.split.sha256,
@@ -226,42 +214,26 @@ class Run:
                 "torch": torch.__version__,
                 "numpy": np.__version__,
             },
-            "teacher": self._describe_teacher() if self.teacher else None,
+            "teachers": [teacher.record() for teacher in self.teachers],
             "git_commit": _git_commit(),
             "device": self._describe_device(),
             "threads": torch.get_num_threads(),
         }
-        write_json(self.logs / "config.json", config)
-
-    def _settings(self) -> dict[str, Any]:
-        """Return the settings; a teacher that was named has a size of its own."""
-        settings = asdict(self.args)
-        if self.teacher and "teacher_dim" in settings:
-            settings["teacher_dim"] = self.teacher.model.dim
-        return settings
+        write_json(self.folder.config, config)
 
     def _greet(self) -> None:
-        settings = " ".join(f"{key}={value}" for key, value in self._settings().items())
+        settings = " ".join(f"{key}={value}" for key, value in asdict(self.args).items())
         self._say(f"{self.script}: {settings}")
         self._say(self.split.describe())
         self._say(
             f"{self.identity['model']} d={self.args.dim}: {self.model.num_parameters():,} "
             f"parameters, on {self._describe_device()} (CPU threads: {torch.get_num_threads()}), "
-            f"to {self.logs}"
+            f"to {self.folder.logs}"
         )
-        if self.teacher:
-            self._say(self.teacher.describe())
+        for teacher in self.teachers:
+            self._say(teacher.describe())
         if self.history:
             self._say(f"resumed after epoch {len(self.history) - 1}")
-
-    def _describe_teacher(self) -> dict[str, Any]:
-        return {
-            "path": str(self.teacher.path),
-            "sha256": self.teacher.sha256,
-            "model": type(self.teacher.model).__name__,
-            "dim": self.teacher.model.dim,
-            "metrics": {name: round(value, 6) for name, value in self.teacher.metrics.items()},
-        }
 
     def _describe_device(self) -> str:
         if self.device.type == "cuda":
@@ -270,31 +242,36 @@ class Run:
 
     # --- the loop ------------------------------------------------------------------------------
 
-    def epochs(self) -> Iterator[int]:
-        """Yield the epochs still to do, then write the summary; nothing if the run is finished."""
+    def epochs(self, most: int | None = None) -> Iterator[int]:
+        """Yield the epochs still to do, begin and end each, then write the summary.
+
+        ``most``: how many there are at most; None: as many as the settings say. Nothing is yielded
+        if the run is finished.
+        """
         if self.finished:
             return
-        name = f"{self.args.model}-d{self.args.dim} {self.method} {self.split.name}"
+        self.most = self.args.max_epoch if most is None else most
+        name = f"{self.args.model}-d{self.args.dim} {self.args.method} {self.split.name}"
         first = len(self.history)
         with tqdm(
-            desc=name, initial=first, total=self.args.max_epoch, unit="epoch", disable=_is_plain()
+            desc=name, initial=first, total=self.most, unit="epoch", disable=_is_plain()
         ) as self.bar:
-            for epoch in range(first, self.args.max_epoch):
-                if epoch > 0 and self.selection.stops(epoch - 1):
+            for epoch in range(first, self.most):
+                if self.selection.stops:
                     break
-                self.num_batches = 0
-                self.modules.train()
-                self.started = time.perf_counter()
+                self._begin_epoch(epoch)
                 yield epoch
-                if self.interrupted:
-                    self._save()
-                    raise UserError(
-                        f"interrupted; epochs up to {epoch} are kept, and this goes on: "
-                        f"{_command(sys.argv[0], '--resume')}"
-                    )
+                self._end_epoch(epoch)
         self._save()
         self._finish()
         self._summarize()
+
+    def _begin_epoch(self, epoch: int) -> None:
+        self.num_batches = 0
+        self.modules.train()
+        self.started = time.perf_counter()
+        for module in self.modules:
+            module.begin_epoch(epoch)
 
     def step(self, loss: Tensor, **parts: Tensor) -> None:
         """Take one optimiser step on ``loss``; ``parts`` become columns of ``metrics.csv``."""
@@ -311,38 +288,52 @@ class Run:
         self.losses[self.num_batches] = values
         self.num_batches += 1
 
-    def evaluate(
-        self, at: Collection[int] = (), **arrays: Callable[[], dict[str, np.ndarray]]
-    ) -> None:
-        """End the epoch: check its losses, rank the held-out items, keep and report the results.
+    def keep(self, epochs: Collection[int], **arrays: Callable[[], dict[str, np.ndarray]]) -> None:
+        """At the end of these epochs (-1: the last one), keep what the functions return, too.
 
-        At the epochs ``at`` (-1: the last one), what the functions ``arrays`` return is kept as
-        well, in ``<name>-epoch<n>.npz``.
+        In ``<name>-epoch<n>.npz``. They are called once now, so that what cannot be had is refused
+        at once and not after hours.
         """
-        epoch = len(self.history)
+        if epochs and not self.finished:
+            for name, values in arrays.items():
+                values()
+                self.keeps.append((epochs, name, values))
+
+    def _end_epoch(self, epoch: int) -> None:
+        """Check the losses, rank the held-out items if it is time, keep and report the results."""
         losses = self._mean_losses(epoch)
         evaluating = time.perf_counter()
-        metrics, ranks = self.evaluator.evaluate(self.model)
+        metrics, ranks = {}, {}
+        if epoch % self.split.protocol.every == 0:
+            metrics, ranks = self.evaluator.evaluate(self.model)
         done = time.perf_counter()
         took = {"train": evaluating - self.started, "eval": done - evaluating}
         for part, seconds in took.items():
             self.seconds[part] += seconds
-        row = {"epoch": epoch} | losses | metrics
-        self.history.append(row)
+        self.history.append({"epoch": epoch} | losses | metrics)
         self._require_logs()
-        with disk_errors(self.logs):
-            self._write_row(row)
-        if self.selection.update(epoch, metrics):
+        with disk_errors(self.folder.logs):
+            self._write_row(self.history[-1])
+        if metrics and self.selection.update(epoch, metrics):
             weights = {key: value.clone() for key, value in self.model.state_dict().items()}
             self.best = {"epoch": epoch, "weights": weights, "ranks": ranks}
-        last = epoch + 1 == self.args.max_epoch or self.selection.stops(epoch)
-        if epoch in at or (last and -1 in at):
-            for name, values in arrays.items():
-                with write_whole(self.logs / f"{name}-epoch{epoch}.npz") as file:
-                    np.savez(file, **values())
+        self._keep_arrays(epoch)
         self._report(losses, metrics, took)
         if time.perf_counter() - self.saved_at > self.saving_took / CHECKPOINT_SHARE:
             self._save()
+        if self.interrupted:
+            self._save()
+            raise UserError(
+                f"interrupted; epochs up to {epoch} are kept, and this goes on: "
+                f"{_command(sys.argv[0], '--resume')}"
+            )
+
+    def _keep_arrays(self, epoch: int) -> None:
+        last = epoch + 1 == self.most or self.selection.stops
+        for epochs, name, values in self.keeps:
+            if epoch in epochs or (last and -1 in epochs):
+                with write_whole(self.folder.kept(name, epoch)) as file:
+                    np.savez(file, **values())
 
     def _mean_losses(self, epoch: int) -> dict[str, float]:
         """Return the epoch's losses, averaged over batches; raise if one is not finite."""
@@ -366,11 +357,15 @@ class Run:
         self, losses: dict[str, float], metrics: dict[str, float], took: dict[str, float]
     ) -> None:
         shown = [f"{name} {value:.4f}" for name, value in losses.items()]
-        shown += [f"{part} H@5 {metrics[f'{part}_H@5']:.4f}" for part in ("valid", "test")]
-        self.bar.set_postfix_str(", ".join(shown[:-1]), refresh=False)
+        name = self.split.protocol.selecting
+        parts = ("valid", "test") if metrics else ()
+        scores = [f"{part} {name} {metrics[f'{part}_{name}']:.4f}" for part in parts]
+        self.bar.set_postfix_str(", ".join([*shown, *scores[:1]]), refresh=False)
         self.bar.update()
         seconds = f"{took['train']:.3f} s + {took['eval']:.3f} s"
-        self._say("  ".join([f"epoch {len(self.history) - 1:4d}", *shown, seconds]), _is_plain())
+        self._say(
+            "  ".join([f"epoch {len(self.history) - 1:4d}", *shown, *scores, seconds]), _is_plain()
+        )
 
     def _require_logs(self) -> None:
         """Raise if what is open is no longer what its path names: half a folder is no run."""
@@ -386,7 +381,7 @@ class Run:
                 )
 
     def _say(self, text: str, show: bool = True) -> None:
-        with disk_errors(self.logs):
+        with disk_errors(self.folder.logs):
             print(text, file=self.log_file, flush=True)
         if show:
             tqdm.write(text)
@@ -395,9 +390,8 @@ class Run:
     def _write_row(self, row: dict[str, float]) -> None:
         if row["epoch"] == 0:
             print(",".join(row), file=self.metrics_file)
-        print(
-            ",".join(f"{value:.6g}" for value in row.values()), file=self.metrics_file, flush=True
-        )
+        values = [f"{row[name]:.6g}" if name in row else "" for name in self.history[0]]
+        print(",".join(values), file=self.metrics_file, flush=True)
 
     def _on_interrupt(self, *_: object) -> None:
         if self.interrupted:
@@ -415,11 +409,11 @@ class Run:
         last = {
             "settings": asdict(self.args),
             "modules": self.modules.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self.optimizer.state_dict() if self.optimizer else None,
             "history": self.history,
             "seconds": self.seconds,
         }
-        write_checkpoint(self.checkpoints / "last.pt", self.identity | last)
+        write_checkpoint(self.folder.last, self.identity | last)
         self.saved_at = time.perf_counter()
         self.saving_took = self.saved_at - start
 
@@ -429,40 +423,44 @@ class Run:
         self._require_logs()
         best, self.best = self.best, None
         write_checkpoint(
-            self.checkpoints / "best.pt",
+            self.folder.best,
             self.identity | {"epoch": best["epoch"], "finished": False, "weights": best["weights"]},
         )
         self._write_ranks(best["epoch"], best["ranks"])
 
     def _write_ranks(self, epoch: int, ranks: dict[str, Tensor]) -> None:
-        ranks = {part: values.numpy().astype(np.int32) for part, values in ranks.items()}
-        with write_whole(self.logs / "ranks.npz") as file:
-            np.savez(file, **ranks, epoch=epoch, split_sha256=self.split.sha256)
+        arrays = {part: values.numpy() for part, values in ranks.items()}
+        if self.split.candidates is None:  # else, there is one a user
+            arrays |= {f"{part}_starts": getattr(self.split, part).starts for part in ranks}
+        with write_whole(self.folder.ranks) as file:
+            np.savez(file, **arrays, epoch=epoch, split_sha256=self.split.sha256)
 
     def _finish(self) -> None:
         """Say in the best checkpoint that training came to its end."""
-        path = self.checkpoints / "best.pt"
+        path = self.folder.best
         remedy = "--overwrite starts again"
         best = read_checkpoint(path, self.identity, torch.device("cpu"), remedy)
-        if not (self.logs / "ranks.npz").exists():  # logs/ was lost, and the run went on
-            model = deepcopy(self.model)
-            require_like(path, "weights", best.get("weights"), model.state_dict(), remedy)
-            model.load_state_dict(best["weights"])
-            self._write_ranks(self.selection.best_epoch, self.evaluator.ranks(model))
+        if not self.folder.ranks.exists():  # logs/ was lost, and the run went on
+            weights = best.get("weights")
+            require_like(path, "weights", weights, self.model.state_dict(), remedy)
+            self.model.load_state_dict(weights)
+            self._write_ranks(self.selection.best_epoch, self.evaluator.ranks(self.model))
         write_checkpoint(path, best | {"finished": True})
 
     def _summarize(self) -> None:
-        selected = {n: self.selection.epoch_for(n) for n in CUTOFFS}
+        protocol = self.split.protocol
+        selected = {n: self.selection.epoch_for(n) for n in protocol.cutoffs}
 
         def chosen(part: str) -> dict[str, float]:
-            rows = {name: self.history[selected[int(name.split("@")[1])]] for name in METRICS}
+            of = {name: selected[int(name.split("@")[1])] for name in protocol.metrics}
+            rows = {name: self.history[epoch] for name, epoch in of.items()}
             return {name: round(row[f"{part}_{name}"], 6) for name, row in rows.items()}
 
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         summary = {
-            "format": FORMAT,
+            "format": RUN_FORMAT,
             "script": self.script,
-            "method": self.method,
+            "method": self.args.method,
             "name": self.args.name,
             "dataset": self.args.dataset,
             "split": self.split.name,
@@ -482,26 +480,27 @@ class Run:
             "device": self._describe_device(),
         }
         self._require_logs()
-        write_json(self.logs / "summary.json", summary)
+        write_json(self.folder.summary, summary)
         epochs = ", ".join(f"@{n} of epoch {epoch}" for n, epoch in selected.items())
         self._say(f"finished after {len(self.history)} epochs; best on validation: {epochs}")
         for part in ("valid", "test"):
             values = "  ".join(f"{name} {value:.4f}" for name, value in summary[part].items())
             self._say(f"{part:5s}  {values}")
-        if self.kept:
-            self._compare(summary)
+        if self.repeated:
+            self._compare(summary, self.repeated)
 
-    def _compare(self, summary: dict[str, Any]) -> None:
+    def _compare(self, summary: dict[str, Any], earlier: RunFolder) -> None:
         """Say whether training again gave what ``logs/`` has; what came out the same is dropped."""
-        kept = read_json(self.kept)
+        kept = read_json(earlier.summary)
         same = all(kept.get(k) == summary[k] for k in ("best_epoch", "epochs", "valid", "test"))
         if same:
-            print(f"the same as in {self.kept.parent}, which stays as it is")
-            shutil.rmtree(self.logs)
+            print(f"the same as in {earlier.logs}, which stays as it is")
+            shutil.rmtree(self.folder.logs)
             return
         warn(
-            f"{self.kept.parent}: trained again, this run came out otherwise (other versions or "
-            f"another machine?); it stays as it is, and {self.logs} is of the weights at hand"
+            f"{earlier.logs}: trained again, this run came out otherwise (other versions or "
+            f"another machine?); it stays as it is, and {self.folder.logs} is of the weights at "
+            f"hand"
         )
 
     def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
@@ -510,170 +509,24 @@ class Run:
                 self._save_best()
 
 
-def run_folder(args: Any, method: str, split: str) -> Path:
-    """Return a run's folder below ``logs/`` and ``checkpoints/``.
-
-    A seed other than 0 on the published split gets a folder of its own, ``published-seed1``.
-    """
-    if split == "published" and args.seed != 0:
-        split = f"published-seed{args.seed}"
-    named = f"{method}-{args.name}" if args.name else method
-    return Path(args.dataset) / f"{args.model}-d{args.dim}" / named / split
+def _require_different(distillers: Sequence[nn.Module]) -> None:
+    """Raise ``ValueError`` if two distillers are alike, down to the name, and would draw alike."""
+    kinds = [(type(each).__name__, getattr(each, "name", "")) for each in distillers]
+    for kind, name in kinds:
+        if kinds.count((kind, name)) > 1:
+            raise ValueError(f"two {kind} distillers with the name {name!r}: name each, name=...")
 
 
-def epochs_of(text: str) -> list[int]:
-    """Return the epochs that a setting lists, as in ``0,20,-1``."""
-    try:
-        epochs = [int(part) for part in text.split(",") if text]
-    except ValueError:
-        epochs = [-2]
-    if min(epochs, default=0) < -1:
-        raise UserError(f"{text!r} lists no epochs; write them like 0,20,-1, with -1 for the last")
-    return epochs
-
-
-# ---------------------------------------------------------------------------------------------
-# When two runs are the same
-# ---------------------------------------------------------------------------------------------
-
-
-def is_finished(method: str, args: Any, split: LeaveOneOutSplit) -> bool:
-    """Return whether there is nothing to do: this very run has finished; say so.
-
-    With ``--resume``, there is if its weights are not at hand, or if more epochs are wanted.
-
-    Raises
-    ------
-    UserError
-        If a run of other settings, or on other data, has finished in the same folder.
-    """
-    folder = run_folder(args, method, split.name)
-    logs, weights = Path("logs") / folder, Path("checkpoints") / folder / "best.pt"
-    path = logs / "summary.json"
-    if args.overwrite:
-        return False
-    if not path.exists():
-        if (ROOT / path).exists() and not logs.exists():  # then this is another folder
-            print(f"{ROOT / logs} holds a finished run; it is made again here, in {Path.cwd()}")
-        return False
-    config = read_config(logs)
-    data = str(config["data"].get("split_sha256"))
-    if data != split.sha256:
-        raise UserError(
-            f"{logs}: holds a run on other data (the split's sha256 is {data[:8]}..., now "
-            f"{split.sha256[:8]}...); use --name NAME for a folder of its own, or --overwrite"
-        )
-    refuse(logs, differences(config["settings"], args, longer=args.resume))
-    if args.resume and (differences(config["settings"], args) or not has_weights(weights)):
-        return False
-    summary = read_summary(path)
-    lacking = "" if weights.exists() else "; --resume makes its weights again, which are not here"
-    print(
-        f"{logs} holds this run, finished: test H@5 {summary['test']['H@5']:.4f} at epoch "
-        f"{summary['best_epoch']} of {summary['epochs']}. Nothing to do; --overwrite starts "
-        f"again, --name NAME keeps both{lacking}."
-    )
-    return True
-
-
-def has_weights(path: Path) -> bool:
-    """Return whether a run's ``best.pt`` is there and final."""
-    remedy = "delete it to have it made again"
-    if not path.exists():
-        return False
-    return read_checkpoint(path, {}, torch.device("cpu"), remedy).get("finished") is True
-
-
-def differences(theirs: dict[str, Any], args: Any, longer: bool = False) -> dict[str, tuple]:
-    """Return the settings that make a run another one than ``args``: name -> (its value, ours).
-
-    ``theirs`` are a run's settings, as it kept them. With ``longer``, more epochs are none.
-    """
-    ours = asdict(args)
-    newer = {field.name: field.default for field in fields(args)}  # than the run, so not in it
-    theirs = newer | theirs
-    free = {field.name for field in fields(RunSettings)} | {"save_selection"}  # change no weight
-    if ours.get("teacher"):
-        free.add("teacher_dim")  # that of the checkpoint
-    if longer and _is_longer(theirs.get("max_epoch"), ours.get("max_epoch")):
-        free.add("max_epoch")
-    return {
-        name: (theirs.get(name), ours.get(name))
-        for name in sorted(ours.keys() | theirs.keys())
-        if name not in free and theirs.get(name) != ours.get(name)
-    }
-
-
-def _is_longer(theirs: object, ours: object) -> bool:
-    return isinstance(theirs, int) and isinstance(ours, int) and ours > theirs
-
-
-def in_words(found: dict[str, tuple]) -> str:
-    """Return what ``differences`` has found, both values of each."""
-    return ", ".join(f"{name} {theirs} (now {ours})" for name, (theirs, ours) in found.items())
-
-
-def refuse(logs: Path, found: dict[str, tuple]) -> None:
-    """Raise ``UserError`` with both values of what ``differences`` has found, unless it is none."""
-    if not found:
-        return
-    more = found.keys() == {"max_epoch"} and _is_longer(*found["max_epoch"])
-    raise UserError(
-        f"{logs}: holds a run with {in_words(found)}; "
-        f"{'--resume goes on with it, or ' if more else ''}"
-        f"use --name NAME for a folder of its own, or --overwrite"
-    )
-
-
-def refuse_other_settings(logs: Path, args: Any) -> None:
-    """Raise ``UserError`` if the folder was made with other hyperparameters than these."""
-    refuse(logs, differences(read_config(logs)["settings"], args))
-
-
-def read_config(logs: Path) -> dict[str, Any]:
-    """Return what a run wrote of its settings and data when it began; checked."""
-    config = read_json(logs / "config.json")
-    if not all(isinstance(config.get(part), dict) for part in ("settings", "data")):
-        raise UserError(f"{logs / 'config.json'}: lacks settings or data; --overwrite starts again")
-    return config
-
-
-def read_summary(path: Path) -> dict[str, Any]:
-    """Return a finished run's ``summary.json``.
-
-    Raises
-    ------
-    UserError
-        If it is missing or broken, or lacks what others use of it.
-    """
-    remedy = "delete its folder, or run it again with --overwrite"
-    summary = read_json(path, remedy)
-    found = {name: summary.get(name) for name in (*TEXTS, *COUNTS, *SECONDS)}
-    for part in ("valid", "test"):
-        metrics = summary.get(part)
-        metrics = metrics if isinstance(metrics, dict) else {}
-        found |= {f"{part} {name}": metrics.get(name) for name in METRICS}
-    kinds = dict.fromkeys(TEXTS, str) | dict.fromkeys(COUNTS, int)
-    for name, value in found.items():
-        fits = type(value) is kinds[name] if name in kinds else is_number(value)
-        if not fits:
-            raise UserError(f"{path}: its {name} is {json.dumps(value)[:40]}; {remedy}")
-    return summary
-
-
-def is_number(value: object) -> bool:
-    """Return whether a value that was read is a finite number, and no boolean."""
-    return type(value) in (int, float) and isfinite(value)
-
-
-def _is_history(history: object, seconds: object) -> bool:
+def _is_history(history: object, seconds: object, split: Split) -> bool:
     """Return whether these are rows of ``metrics.csv`` and times, as ``last.pt`` keeps them."""
-    wanted = {f"{part}_{name}" for part in ("valid", "test") for name in METRICS}
+    protocol = split.protocol
+    wanted = {f"{part}_{name}" for part in ("valid", "test") for name in protocol.metrics}
     return (
         isinstance(history, list)
         and isinstance(seconds, dict)
         and seconds.keys() == {"train", "eval"}
-        and all(isinstance(row, dict) and wanted <= row.keys() for row in history)
+        and all(isinstance(row, dict) for row in history)
+        and all(wanted <= row.keys() for row in history[:: protocol.every])
         and [row.get("epoch") for row in history] == list(range(len(history)))
         and all(is_number(value) for row in (*history, seconds) for value in row.values())
     )

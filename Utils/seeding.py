@@ -5,6 +5,7 @@ one place (a larger batch, one more sampler) leaves every other draw as it was.
 """
 
 import hashlib
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -25,3 +26,18 @@ def torch_generator(
 ) -> torch.Generator:
     """Return the PyTorch generator, on ``device``, for this purpose and epoch of a run."""
     return torch.Generator(device).manual_seed(_entropy(seed, purpose, epoch))
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The generators of one part of a run; ``name`` tells apart parts that are alike."""
+
+    seed: int
+    name: str = ""
+
+    def generator(
+        self, purpose: str, epoch: int = 0, device: torch.device | str = "cpu"
+    ) -> torch.Generator:
+        """Return the generator, on ``device``, for this purpose and epoch of this part."""
+        purpose = f"{purpose} of {self.name}" if self.name else purpose
+        return torch_generator(self.seed, purpose, epoch, device)

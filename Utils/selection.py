@@ -1,43 +1,49 @@
 """Which epoch is reported, and when training stops; decided by validation metrics alone."""
 
-from Utils.evaluation import CUTOFFS
-
-# Rule -> the cut-offs N whose H@N is tracked, each with an epoch of its own, and the patience.
-RULES = {"paper": ((5,), 30), "published_code": (CUTOFFS, 20)}
+from Utils.errors import require_known
+from Utils.split import Protocol
 
 
 class Selection:
-    """Follows validation H@N epoch by epoch.
+    """Follows validation metrics from one evaluation to the next, by a rule of the protocol.
 
-    ``paper``: the epoch with the best validation H@5 is reported for all metrics, and training
-    stops after 30 epochs without a better one (DE-RRD paper, section 5.1).
+    ``paper``: the epoch with the best value of one metric is reported for all of them, and training
+    stops after so many evaluations without a better one (by leave-one-out: H@5 and 30; DE-RRD
+    paper, section 5.1).
 
-    ``published_code``: H, N and M at each N of 5, 10, 20 are reported from the epoch with the best
-    validation H@N, so one row may mix three epochs, and training stops after 20 epochs in which
-    none of the three improved. For comparison with the published logs only.
+    ``published_code``, by leave-one-out: H, N and M at each N of 5, 10, 20 are reported from the
+    epoch with the best validation H@N, so one row may mix three epochs, and training stops after 20
+    evaluations in which none of the three improved. For comparison with the published logs only.
     """
 
-    def __init__(self, rule: str, patience: int | None = None) -> None:
-        self.cutoffs, usual = RULES[rule]
+    def __init__(self, rule: str, protocol: Protocol, patience: int | None = None) -> None:
+        require_known("--selection", rule, protocol.rules)
+        self.cutoffs, usual = protocol.rules[rule]
         self.patience = usual if patience is None else patience
+        self.letter, self.first = protocol.letters[0], int(protocol.selecting.split("@")[1])
         self.best = dict.fromkeys(self.cutoffs, -1.0)
         self.epochs = dict.fromkeys(self.cutoffs, -1)  # N -> its best epoch
+        self.evaluations = self.improved_at = 0
 
     def update(self, epoch: int, values: dict[str, float]) -> bool:
-        """Take in an epoch's metrics (``valid_H@5``, ...); return whether its H@5 is the best."""
+        """Take in an evaluation (``valid_H@5``, ...); return whether the weights are to be kept."""
+        self.evaluations += 1
         for n in self.cutoffs:
-            if values[f"valid_H@{n}"] > self.best[n]:
-                self.best[n], self.epochs[n] = values[f"valid_H@{n}"], epoch
+            value = values[f"valid_{self.letter}@{n}"]
+            if value > self.best[n]:
+                self.best[n], self.epochs[n] = value, epoch
+                self.improved_at = self.evaluations
         return self.best_epoch == epoch
 
     @property
     def best_epoch(self) -> int:
-        """The epoch of the best validation H@5: the one whose weights and ranks are kept."""
-        return self.epochs[5]
+        """The best epoch of the selecting metric: the one whose weights and ranks are kept."""
+        return self.epochs[self.first]
 
-    def stops(self, epoch: int) -> bool:
-        """Return whether training ends after this epoch."""
-        return epoch - max(self.epochs.values()) >= self.patience
+    @property
+    def stops(self) -> bool:
+        """Whether training ends here."""
+        return self.evaluations - self.improved_at >= self.patience
 
     def epoch_for(self, n: int) -> int:
         """Return the epoch from which metrics at cut-off ``n`` are reported."""

@@ -28,6 +28,8 @@ class RunSettings:
     from_zero: ClassVar[tuple[str, ...]] = ("reg", "seed", "threads")
     any_sign: ClassVar[tuple[str, ...]] = ()
     shares: ClassVar[tuple[str, ...]] = ()
+    # Settings of a script that change what is kept of a run, and nothing that is learned.
+    of_record: ClassVar[tuple[str, ...]] = ()
 
     # folder of the data sets; the environment variable RECDISTILL_DATA replaces this default
     data_dir: str = field(default_factory=lambda: os.environ.get("RECDISTILL_DATA", "datasets"))
@@ -64,6 +66,20 @@ class RunSettings:
             raise UserError(
                 f"--name {self.name!r} becomes part of a path; use letters, digits, _ . -"
             )
+
+    @property
+    def method(self) -> str:
+        """What the run is of, as in the script's name: ``main_<method>.py``."""
+        return method_of(type(self))
+
+    def irrelevant(self) -> set[str]:
+        """Return the settings that change nothing of what is learned."""
+        return {field_.name for field_ in fields(RunSettings)} | set(self.of_record)
+
+
+def method_of(settings: type) -> str:
+    """Return the method whose settings these are, as in its script's name."""
+    return Path(sys.modules[settings.__module__].__file__ or "").stem.removeprefix("main_")
 
 
 def launch(main: Callable[[Any], None], settings: type, description: str) -> None:

@@ -1,23 +1,29 @@
-"""The tuned settings: ``settings.csv`` has a row for each data set, base model, method and size.
+"""Where a script's settings are from: the command line, ``settings.csv``, its own block.
 
-A row says where it is from: published, or the best on the validation set in a search of
+The table has a row for each data set, base model, method and size that is tuned apart. It says
+where it is from: published, or the best on the validation set in a search of
 ``experiments.tune``, whose log is in ``experiments/tuning/``.
 """
 
 import csv
+import importlib
 import os
-from dataclasses import fields, replace
+from dataclasses import fields
 from math import log
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 from Models import MODELS
 from Utils.errors import UserError, require_known
+from Utils.settings import RunSettings, method_of
+from Utils.sources import DATASETS
 
+ROOT = Path(__file__).resolve().parents[1]
 TABLE = Path(__file__).with_suffix(".csv")
 # d of teacher and student (phi = 0.1), from the parameters in table 3 of the DE-RRD paper
 SIZES = {"BPR": {"teacher_dim": 200, "dim": 20}, "NeuMF": {"teacher_dim": 250, "dim": 25}}
-FALLBACK = "CiteULike"  # whose rows stand in for those of a data set that has none
+RUN_SETTINGS = {field.name for field in fields(RunSettings)}
 
 Settings = TypeVar("Settings")
 
@@ -35,6 +41,12 @@ class Row(NamedTuple):
 
 
 COLUMNS = list(Row._fields[:-1])
+
+
+def load_script(method: str) -> ModuleType:
+    """Return the module of ``main_<method>.py``."""
+    require_known("method", method, (path.stem[5:] for path in ROOT.glob("main_*.py")))
+    return importlib.import_module(f"main_{method}")
 
 
 def read_table() -> list[Row]:
@@ -124,57 +136,61 @@ def _value(name: str, text: str, kind: Any) -> Any:
     return text
 
 
-def find_row(dataset: str, model: str, method: str, dim: int) -> Row | None:
-    """Return the row that applies: of these names, and of the size nearest in ratio."""
-    for data in (dataset, FALLBACK):
+def find_row(block: dict[str, Any], dataset: str, model: str, method: str, dim: int) -> Row | None:
+    """Return the row that applies, if any.
+
+    That of exactly this data set, model, method and size comes first; what the script's ``block``
+    is of needs none. Where data set or model are others than the block's, the row of the nearest
+    size stands in for one that is missing, and the block's data set for one without rows.
+    """
+    if (dataset, model, dim) == (block["dataset"], block["model"], block["dim"]):
+        return None
+    own = (dataset, model) == (block["dataset"], block["model"])
+    for data in (dataset, block["dataset"]):
         rows = [row for row in read_table() if row[:3] == (data, model, method)]
+        rows = [row for row in rows if row.dim == dim or not own]
         if rows:
             return min(rows, key=lambda row: abs(log(row.dim / dim)))
     return None
 
 
-def with_defaults(method: str, args: Settings) -> Settings:
-    """Return a script's settings with every ``None`` replaced by its tuned value; say which.
+def resolve(kind: type[Settings], given: dict[str, Any]) -> tuple[Settings, str]:
+    """Return a script's settings, and a line that says where they are from.
 
-    What the script's block or the command line sets stays as it is.
+    First what is ``given``, then the table's row (``find_row``), then the script's block, whose
+    numbers are for the data set, model and size that stand there. A base model of other usual
+    sizes than the block's has those.
 
     Raises
     ------
     UserError
-        If the base model is unknown, if a setting has a value in neither place, or if the row
-        has what the script cannot use.
+        If the data set or the base model is unknown, or if the row has what the script cannot use.
     """
-    args, said = resolve(method, args)
-    if said:
-        print(said)
-    return args
+    block = {field.name: field.default for field in fields(kind)}
+    dataset, model = (given.get(name, block[name]) for name in ("dataset", "model"))
+    require_known("--dataset", dataset, DATASETS)
+    require_known("--model", model, MODELS)
+    usual = SIZES.get(model, {}) if model != block["model"] else {}
+    sizes = {name: size for name, size in usual.items() if name in block}
+    method, dim = method_of(kind), (block | sizes | given)["dim"]
+    row = find_row(block, dataset, model, method, dim)
+    try:
+        of_row = parse(row.settings, kind) if row else {}
+    except UserError as error:
+        raise _refusal(row.line, error) from error
+    of_row = {name: value for name, value in of_row.items() if name not in given}
+    args = kind(**(sizes | of_row | given))
+    chosen = {name: value for name, value in given.items() if name not in RUN_SETTINGS}
+    said = []
+    if chosen:
+        said.append(f"given: {_in_words(chosen)}")
+    if of_row:
+        place = f"{os.path.relpath(TABLE)}:{row.line}, for {' '.join(row[:3])} d={row.dim}"
+        said.append(f"tuned ({place}; {row.source}): {_in_words(of_row)}")
+    elif model != block["model"] and "lr" in block:
+        said.append(f"no row for {model} in {TABLE.name}, so the numbers are {block['model']}'s")
+    return args, "; ".join([*said, f"all else as in main_{method}.py"])
 
 
-def resolve(method: str, args: Settings) -> tuple[Settings, str]:
-    """Return what ``with_defaults`` returns, and what it says."""
-    require_known("--model", args.model, MODELS)
-
-    def fill(values: dict[str, Any]) -> dict[str, Any]:
-        names = {field.name for field in fields(args) if getattr(args, field.name) is None}
-        return {name: value for name, value in values.items() if name in names}
-
-    args, said = replace(args, **fill(SIZES.get(args.model, {}))), ""
-    row = find_row(args.dataset, args.model, method, args.dim) if args.dim else None
-    taken = {}
-    if row:
-        try:
-            taken = fill(parse(row.settings, type(args)))
-            args = replace(args, **taken)
-        except UserError as error:
-            raise _refusal(row.line, error) from error
-    if taken:
-        values = " ".join(f"{name}={value}" for name, value in taken.items())
-        said = f"tuned for {' '.join(row[:3])} d={row.dim} ({row.source}): {values}"
-    optional = {"patience", *(option for model in MODELS.values() for option in model.options)}
-    missing = fill(dict.fromkeys(field.name for field in fields(args))).keys() - optional
-    if missing:
-        raise UserError(
-            f"no value for {', '.join(f'--{name}' for name in sorted(missing))}: give it, or add "
-            f"a row for {args.model} {method} to {TABLE.name}"
-        )
-    return args, said
+def _in_words(values: dict[str, Any]) -> str:
+    return " ".join(f"{name}={value}" for name, value in values.items())

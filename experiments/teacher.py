@@ -8,21 +8,22 @@ from typing import Any
 
 import torch
 
-import main_no_KD
-from experiments.settings import resolve
-from Models.teacher import Teacher, read_teacher
-from Utils.data_utils import LeaveOneOutSplit, warn
-from Utils.errors import UserError
-from Utils.run import differences, has_weights, in_words, read_config, run_folder
+from experiments.settings import load_script, resolve
+from Models.teacher import TrainedTeacher, read_teacher
+from Utils.errors import UserError, warn
+from Utils.run_folder import RunFolder, differences, in_words
+from Utils.split import Split
 
 SHARED = ("dataset", "split", "seed", "model", "selection", "data_dir", "device", "threads")
 
 
-def load_teacher(args: Any, split: LeaveOneOutSplit, device: torch.device) -> Teacher:
+def load_teacher(args: Any, split: Split, device: torch.device) -> TrainedTeacher:
     """Return the teacher that a script's settings name; train it first if it is missing.
 
-    ``args.teacher`` is a checkpoint or its folder. If it is empty, the teacher is the run of
-    ``main_no_KD.py`` with ``args.teacher_dim`` on the same data set, split and seed.
+    ``args.teacher`` is a checkpoint or its folder, of any script's run: a student may be the next
+    one's teacher. If it is empty, the teacher is the run of ``main_no_KD.py`` with
+    ``args.teacher_dim`` on the same data set, split and seed. ``args.teacher_dim`` is its size
+    afterwards.
 
     Raises
     ------
@@ -39,38 +40,50 @@ def load_teacher(args: Any, split: LeaveOneOutSplit, device: torch.device) -> Te
             f"{teacher.path}: the teacher (d={teacher.model.dim}) is smaller than the student "
             f"(d={args.dim})"
         )
+    args.teacher_dim = teacher.model.dim
     return teacher
 
 
-def own_teacher(args: Any, split: LeaveOneOutSplit) -> Path:
+def own_teacher(args: Any, split: Split) -> Path:
     """Return the checkpoint of the teacher that belongs to a run; train it to its end if needed."""
-    given = {name: getattr(args, name) for name in SHARED}
-    wanted = resolve("no_KD", main_no_KD.Settings(**given, dim=args.teacher_dim))[0]
-    folder = run_folder(wanted, "no_KD", split.name)
-    logs, path = Path("logs") / folder, Path("checkpoints") / folder / "best.pt"
-    flags = [f"--{name}={value}" for name, value in (given | {"dim": args.teacher_dim}).items()]
-    command = ["python", "main_no_KD.py", *flags]
-    if (logs / "config.json").exists():
-        found = differences(read_config(logs)["settings"], wanted)
+    given = {name: getattr(args, name) for name in SHARED} | {"dim": args.teacher_dim}
+    return trained_run("no_KD", given, split)
+
+
+def trained_run(method: str, given: dict[str, Any], split: Split) -> Path:
+    """Return the checkpoint of a script's run with the settings ``given``; train what is missing.
+
+    Raises
+    ------
+    UserError
+        If its folder holds a run of other settings, or if it cannot be trained.
+    """
+    script = load_script(method)
+    wanted = resolve(script.Settings, given)[0]
+    folder = RunFolder.of(wanted)
+    flags = [f"--{name}={value}" for name, value in given.items()]
+    command = ["python", f"main_{method}.py", *flags]
+    if folder.config.exists():
+        found = differences(folder.read_config()["settings"], wanted)
         if found:
             raise UserError(
-                f"{logs}: is no teacher of the usual settings, but has {in_words(found)}; take "
-                f"it as it is with --teacher {path.parent}, or train the usual one with "
-                f"{shlex.join([*command, '--overwrite'])}"
+                f"{folder.logs}: is no teacher of the usual settings, but has {in_words(found)}; "
+                f"take it as it is with --teacher {folder.checkpoints}, or train the usual one "
+                f"with {shlex.join([*command, '--overwrite'])}"
             )
-    if has_weights(path) and (logs / "summary.json").exists():
-        return path
-    size = args.teacher_dim * (split.num_users + split.num_items)
+    if folder.has_weights() and folder.summary.exists():
+        return folder.best
+    size = wanted.dim * (split.num_users + split.num_items)
     # Some 200 epochs; Adam streams every parameter through memory in a nanosecond a step.
     minutes = 200 * len(split.train_users) / wanted.batch_size * size * 1e-9 / 60
     print(
-        f"no finished teacher in {path.parent}: training it first, in roughly {minutes:.1f} "
-        f"minutes on a CPU\n{shlex.join([*command, '--resume'])}",
+        f"no finished teacher in {folder.checkpoints}: training it first, in roughly "
+        f"{minutes:.1f} minutes on a CPU\n{shlex.join([*command, '--resume'])}",
         flush=True,
     )
-    if _run([sys.executable, main_no_KD.__file__, *flags, "--resume"]):
+    if _run([sys.executable, script.__file__, *flags, "--resume"]):
         raise UserError("the teacher could not be trained, as said above; --teacher PATH names one")
-    return path
+    return folder.best
 
 
 def _run(command: list[str]) -> int:

@@ -1,8 +1,7 @@
 """One file for each method of knowledge distillation: its loss, its sampling, its schedule.
 
-A distiller is built from the student, the teacher and its own hyperparameters. It knows both by
-their scores and representations alone. ``begin_epoch(epoch)`` changes what changes once an epoch,
-``loss(batch)`` is the distillation term, without its weight. Methods combine by adding.
+A distiller is built from the student, the teacher and its own hyperparameters, by keyword; what all
+of them keep is in ``Models/distillers/distiller.py``.
 """
 
 from Models.distillers.cd import CD

@@ -1,18 +1,20 @@
 """CD: the student regresses the teacher's probabilities of sampled unobserved items."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from Models.distillers.distiller import Distiller
 from Models.distillers.sampling import CHUNK, UnseenItems, draw_by_rank
 from Models.recommender import Recommender
 from Models.teacher import Teacher, top_lists
-from Utils.dataset import distinct
+from Utils.dataset import Pairs, distinct
 from Utils.errors import UserError
-from Utils.seeding import torch_generator
 
 
-class CD(nn.Module):
+class CD(Distiller):
     """Collaborative Distillation.
 
     ``L_CD = - sum over the batch's distinct users of sum_i [q_i log p_i + (1 - q_i) log(1 - p_i)]``
@@ -30,29 +32,21 @@ class CD(nn.Module):
         unobserved items (CD-Base).
     pool : length of the list.
     refresh : epochs after which the student's list is made anew.
+    draws : ``seed`` and ``name``, see ``Distiller``.
     """
 
     def __init__(
-        self,
-        student: Recommender,
-        teacher: Teacher,
-        K: int,
-        T: float,
-        T1: float,
-        T2: float,
-        sampling: str = "teacher",
-        pool: int = 500,
-        refresh: int = 10,
-        seed: int = 0,
-    ) -> None:
-        super().__init__()
+        self, student: Recommender, teacher: Teacher, *, K: int, T: float, T1: float, T2: float,
+        sampling: str = "teacher", pool: int = 500, refresh: int = 10, **draws: Any,
+    ) -> None:  # fmt: skip
+        super().__init__(**draws)
         self.score, self.teacher = student.score, teacher
         self.K, self.T, self.T1, self.T2 = K, T, T1, T2
-        self.seed, self.refresh, self.sampling = seed, refresh, sampling
+        self.refresh, self.sampling = refresh, sampling
         if sampling != "uniform" and K > pool:
             raise UserError(f"{K} items do not fit into lists of {pool}; use a smaller --K")
         if sampling == "uniform":
-            self.unseen = UnseenItems(teacher.split, K, "--K", seed, teacher.device)
+            self.unseen = UnseenItems(teacher.split, K, "--K", self.draws, teacher.device)
         elif sampling == "teacher":
             self.top = teacher.top_items(pool)
         else:  # a buffer, so that a resumed run has the list of an earlier epoch
@@ -66,7 +60,7 @@ class CD(nn.Module):
         else:
             if self.sampling == "student" and epoch > 0 and epoch % self.refresh == 0:
                 self.top = self.ranked_by_student()
-            generator = torch_generator(self.seed, "items to distil", epoch, self.top.device)
+            generator = self.draws.generator("items to distil", epoch, self.top.device)
             drawn = [
                 top.gather(1, draw_by_rank(top, self.K, self.T, generator))
                 for top in self.top.split(CHUNK)
@@ -75,9 +69,9 @@ class CD(nn.Module):
         users = torch.arange(len(self.items), device=self.items.device)
         self.targets = soft_targets(self.teacher.score(users, self.items), self.T1, self.T2)
 
-    def loss(self, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        """Return ``L_CD`` for users, positives and negatives, each ``(B,)``."""
-        users, weights = distinct(batch[0])
+    def loss(self, batch: Pairs) -> Tensor:
+        """Return ``L_CD`` of the batch's users."""
+        users, weights = distinct(batch.users)
         losses = F.binary_cross_entropy_with_logits(
             self.score(users, self.items[users]), self.targets[users], reduction="none"
         )

@@ -1,18 +1,20 @@
 """DE: experts rebuild the teacher's representations from the student's."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from Models.distillers.distiller import RepresentationDistiller
 from Models.heads import Experts, Selector, gumbel_softmax, temperature
 from Models.recommender import Recommender
 from Models.teacher import Teacher
-from Utils.dataset import distinct
+from Utils.dataset import Pairs, distinct
 from Utils.errors import UserError
-from Utils.seeding import torch_generator
 
 
-class DE(nn.Module):
+class DE(RepresentationDistiller):
     """Distillation Experts.
 
     ``L_DE = sum over the batch's distinct users of ||h_t - sum_m s_m E_m(h_s)||^2``, plus half of
@@ -33,43 +35,21 @@ class DE(nn.Module):
     variant : ``published_code``: squared norms, items weighted as above, and the temperature of the
         epoch before. ``paper``: norms (equation 7), every item or pair weighs 1, the epoch's
         temperature.
+    draws : ``seed`` and ``name``, see ``Distiller``.
     """
 
     def __init__(
-        self,
-        student: Recommender,
-        teacher: Teacher,
-        num_experts: int,
-        tau_0: float,
-        tau_P: float,
-        P: int,
-        expert_selection: str = "gumbel",
-        layer: str = "last",
-        variant: str = "published_code",
-        seed: int = 0,
-    ) -> None:
-        super().__init__()
-        # Functions, not modules: the student is trained as itself, and the teacher never.
-        self.student, self.teacher = {
-            "last": (student.representations, teacher.representations),
-            "embeddings": (student.embeddings, teacher.embeddings),
-        }[layer]
-        self.num_users, self.num_items = student.num_users, student.num_items
+        self, student: Recommender, teacher: Teacher, *, num_experts: int, tau_0: float,
+        tau_P: float, P: int, expert_selection: str = "gumbel", layer: str = "last",
+        variant: str = "published_code", **draws: Any,
+    ) -> None:  # fmt: skip
+        super().__init__(student, teacher, layer=layer, **draws)
         self.tau_0, self.tau_P, self.P = tau_0, tau_P, P
-        self.expert_selection, self.variant, self.seed = expert_selection, variant, seed
+        self.expert_selection, self.variant = expert_selection, variant
         self.num_experts = 1 if expert_selection == "one_small" else num_experts
-        self.device = teacher.device
-        generator = torch_generator(seed, "init DE")
-        one = torch.zeros(1, dtype=torch.int64, device=self.device)
-        h_s, h_t = self.student(one, one), self.teacher(one, one)
-        if h_s.keys() != h_t.keys():
-            raise UserError(
-                f"the teacher's last layer encodes each {' and '.join(h_t)}, the student's each "
-                f"{' and '.join(h_s)}; use a teacher of the same base model, or --layer embeddings"
-            )
+        generator = self.draws.generator("init DE")
         self.experts, self.selectors = nn.ModuleDict(), nn.ModuleDict()
-        for kind in h_s:
-            d_s, d_t = h_s[kind].shape[1], h_t[kind].shape[1]
+        for kind, (d_s, d_t) in self.sizes.items():
             self.experts[kind] = Experts(self.num_experts, d_s, d_t, generator)
             if expert_selection in ("gumbel", "attention"):
                 self.selectors[kind] = Selector(num_experts, d_t, generator)
@@ -79,19 +59,11 @@ class DE(nn.Module):
         """Set the temperature and take fresh noise."""
         clock = epoch if self.variant == "paper" else max(epoch - 1, 0)
         self.tau = temperature(clock, self.tau_0, self.tau_P, self.P)
-        self.noise = torch_generator(self.seed, "gumbel", epoch, self.device)
+        self.noise = self.draws.generator("gumbel", epoch, self.device)
 
-    def loss(self, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        """Return ``L_DE`` for users, positives and negatives, each ``(B,)``."""
-        entities, weights = self._entities(*batch)
-        h_s, h_t = self.student(*entities), self.teacher(*entities)
-        terms = [self._distance(kind, h_s[kind], h_t[kind]) @ weights[kind] for kind in h_s]
-        return torch.stack(terms).sum()
-
-    def _entities(
-        self, users: Tensor, positives: Tensor, negatives: Tensor
-    ) -> tuple[tuple[Tensor, Tensor], dict[str, Tensor]]:
+    def entities(self, batch: Pairs) -> tuple[tuple[Tensor, Tensor], dict[str, Tensor]]:
         """Return what is distilled, users and items or pairs of them, and the weight of each."""
+        users, positives, negatives = batch
         if "pair" in self.experts:
             pairs = users.repeat(2), torch.cat([positives, negatives])
             weight = 1.0 if self.variant == "paper" else 0.5
@@ -104,9 +76,9 @@ class DE(nn.Module):
             items, item_weights = torch.cat([above, below]), torch.cat([first, second]) / 2
         return (users, items), {"user": user_weights, "item": item_weights}
 
-    def _distance(self, kind: str, h_s: Tensor, h_t: Tensor) -> Tensor:
-        """Return how far the experts stay from the teacher: ``(N,)``."""
-        rest = h_t - self.experts[kind](h_s, self._expert_weights(kind, h_t))
+    def distance(self, kind: str, h_student: Tensor, target: Tensor) -> Tensor:
+        """Return how far the experts stay from the target, which selects among them: ``(N,)``."""
+        rest = target - self.experts[kind](h_student, self._expert_weights(kind, target))
         return rest.norm(dim=1) if self.variant == "paper" else rest.square().sum(dim=1)
 
     def _expert_weights(self, kind: str, h_t: Tensor) -> Tensor:

@@ -1,15 +1,18 @@
 """The item side of IR-RRD: for each item, the teacher's order of users."""
 
-import torch
-from torch import Tensor, nn
+from typing import Any
 
+import torch
+from torch import Tensor
+
+from Models.distillers.distiller import Distiller
 from Models.distillers.rrd import RRD, RankingLists, relaxed_ranking_loss
 from Models.recommender import Recommender
 from Models.teacher import Teacher
-from Utils.dataset import distinct
+from Utils.dataset import Pairs, distinct
 
 
-class ItemSideRRD(nn.Module):
+class ItemSideRRD(Distiller):
     """The item-side ranking regulariser of IR-RRD; added to ``RRD``, it makes IR-RRD.
 
     ``- sum over items of log p(pi_1:K | r)``, where the items are all those in the lists that
@@ -21,21 +24,14 @@ class ItemSideRRD(nn.Module):
     Parameters
     ----------
     K, L, T, pool : as for ``RRD``, with users in the place of items.
+    draws : ``seed`` and ``name``, see ``Distiller``.
     """
 
     def __init__(
-        self,
-        rrd: RRD,
-        student: Recommender,
-        teacher: Teacher,
-        K: int,
-        L: int,
-        T: float,
-        pool: int = 500,
-        interesting: str = "sampled",
-        seed: int = 0,
-    ) -> None:
-        super().__init__()
+        self, rrd: RRD, student: Recommender, teacher: Teacher, *, K: int, L: int, T: float,
+        pool: int = 500, interesting: str = "sampled", **draws: Any,
+    ) -> None:  # fmt: skip
+        super().__init__(**draws)
         self.rrd, self.score = rrd, student.score
         self.num_above = K
         self.lists = RankingLists(
@@ -47,7 +43,7 @@ class ItemSideRRD(nn.Module):
             T=T,
             interesting=interesting,
             below_drawn=False,
-            seed=seed,
+            draws=self.draws,
             kind="users",
         )
 
@@ -55,9 +51,9 @@ class ItemSideRRD(nn.Module):
         """Draw the lists of users; ``rrd`` draws its own."""
         self.users = torch.cat(self.lists.draw(epoch), dim=1)  # (num_items, K + L)
 
-    def loss(self, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        """Return the regulariser for users, positives and negatives, each ``(B,)``."""
-        items, weights = distinct(self.rrd.items[distinct(batch[0])[0]])
+    def loss(self, batch: Pairs) -> Tensor:
+        """Return the regulariser of the items in the lists of the batch's users."""
+        items, weights = distinct(self.rrd.items[distinct(batch.users)[0]])
         scores = self.score(self.users[items], items)
         losses = relaxed_ranking_loss(scores[:, : self.num_above], scores[:, self.num_above :])
         return losses @ weights

@@ -1,16 +1,19 @@
 """RD: the teacher's best unobserved items are further positives for the student."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from Models.distillers.distiller import Distiller
 from Models.distillers.sampling import UnseenItems
 from Models.recommender import Recommender
 from Models.teacher import Teacher
-from Utils.dataset import distinct
+from Utils.dataset import Pairs, distinct
 
 
-class RD(nn.Module):
+class RD(Distiller):
     """Ranking Distillation.
 
     ``L_RD = - sum over the batch's distinct users of sum_r w_r log sigmoid(s_(pi_r))``, where
@@ -27,34 +30,29 @@ class RD(nn.Module):
     mu, num_samples : see ``discrepancy_weights``; so many items are drawn for a user and epoch.
     warm_up : epochs with position weights alone.
     variant : ``published_code``: the two weights are multiplied; ``paper``: and made to sum to 1.
+    draws : ``seed`` and ``name``, see ``Distiller``.
     """
 
     def __init__(
-        self,
-        student: Recommender,
-        teacher: Teacher,
-        K: int,
-        T: float,
-        mu: float,
-        num_samples: int,
-        warm_up: int,
-        variant: str = "published_code",
-        seed: int = 0,
-    ) -> None:
-        super().__init__()
+        self, student: Recommender, teacher: Teacher, *, K: int, T: float, mu: float,
+        num_samples: int, warm_up: int, variant: str = "published_code", **draws: Any,
+    ) -> None:  # fmt: skip
+        super().__init__(**draws)
         self.score, self.num_items = student.score, student.num_items
         self.items = teacher.top_items(K).long()
         self.position = position_weights(K, T).to(teacher.device)
-        self.unseen = UnseenItems(teacher.split, num_samples, "--num_samples", seed, teacher.device)
+        self.unseen = UnseenItems(
+            teacher.split, num_samples, "--num_samples", self.draws, teacher.device
+        )
         self.mu, self.warm_up, self.variant = mu, warm_up, variant
 
     def begin_epoch(self, epoch: int) -> None:
         """Sample the items among which the student's ranks are estimated."""
         self.samples = self.unseen.draw(epoch) if epoch >= self.warm_up else None
 
-    def loss(self, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        """Return ``L_RD`` for users, positives and negatives, each ``(B,)``."""
-        users, weights = distinct(batch[0])
+    def loss(self, batch: Pairs) -> Tensor:
+        """Return ``L_RD`` of the batch's users."""
+        users, weights = distinct(batch.users)
         scores = self.score(users, self.items[users])
         losses = -F.logsigmoid(scores) * self._item_weights(users, scores.detach())
         return losses.sum(dim=1) @ weights

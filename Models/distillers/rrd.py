@@ -1,15 +1,18 @@
 """RRD: the student ranks the teacher's best items in the teacher's order, above all others."""
 
-import torch
-from torch import Tensor, nn
+from typing import Any
 
+import torch
+from torch import Tensor
+
+from Models.distillers.distiller import Distiller
 from Models.distillers.sampling import CHUNK, RankingLists
 from Models.recommender import Recommender
 from Models.teacher import Teacher
-from Utils.dataset import distinct
+from Utils.dataset import Pairs, distinct
 
 
-class RRD(nn.Module):
+class RRD(Distiller):
     """Relaxed Ranking Distillation, called URRD where there is an item side as well.
 
     ``L_RRD = - sum over the batch's distinct users of log p(pi_1:K | r)``, with the relaxed
@@ -24,23 +27,15 @@ class RRD(nn.Module):
         ``interesting`` ranks K + L interesting items and no others (section 5.3, table 4).
     variant : ``published_code``: a sum over users, and uninteresting items from outside the pool.
         ``paper``: a mean over users, and uninteresting items from below the interesting ones drawn.
+    draws : ``seed`` and ``name``, see ``Distiller``.
     """
 
     def __init__(
-        self,
-        student: Recommender,
-        teacher: Teacher,
-        K: int,
-        L: int,
-        T: float,
-        pool: int = 500,
-        interesting: str = "sampled",
-        ranking: str = "relaxed",
-        variant: str = "published_code",
-        seed: int = 0,
-    ) -> None:
-        super().__init__()
-        # A function and no module: the student is trained as itself.
+        self, student: Recommender, teacher: Teacher, *, K: int, L: int, T: float, pool: int = 500,
+        interesting: str = "sampled", ranking: str = "relaxed", variant: str = "published_code",
+        **draws: Any,
+    ) -> None:  # fmt: skip
+        super().__init__(**draws)
         self.score, self.teacher = student.score, teacher
         self.ranking, self.variant = ranking, variant
         self.num_above = K if ranking == "relaxed" else K + L
@@ -54,7 +49,7 @@ class RRD(nn.Module):
             T=T,
             interesting=interesting,
             below_drawn=variant == "paper",
-            seed=seed,
+            draws=self.draws,
             kind="items",
         )
 
@@ -73,9 +68,9 @@ class RRD(nn.Module):
         ]
         return items.gather(1, torch.cat(scores).argsort(dim=1, descending=True, stable=True))
 
-    def loss(self, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        """Return ``L_RRD`` for users, positives and negatives, each ``(B,)``."""
-        users, weights = distinct(batch[0])
+    def loss(self, batch: Pairs) -> Tensor:
+        """Return ``L_RRD`` of the batch's users."""
+        users, weights = distinct(batch.users)
         scores = self.score(users, self.items[users])
         losses = relaxed_ranking_loss(scores[:, : self.num_above], scores[:, self.num_above :])
         total = losses @ weights

@@ -1,19 +1,21 @@
 """S2D: the student's softmax over the catalogue follows the teacher's best items and the data."""
 
 from math import log
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from Models.distillers.distiller import Distiller
 from Models.low_rank import require_factors
 from Models.recommender import Recommender
 from Models.teacher import Teacher
-from Utils.seeding import torch_generator
+from Utils.dataset import Users
 
 BLOCK = 2048  # items whose scores are made at a time
 
 
-class S2D(nn.Module):
+class S2D(Distiller):
     """Spectral softmax distillation, ours; ``Models.low_rank.spectral_start`` is its start.
 
     With p a user's softmax over all items, the soft loss is the cross-entropy of p with
@@ -27,6 +29,7 @@ class S2D(nn.Module):
         items drawn uniformly for the batch, which stand for all others. What is drawn counts one
         over the probability of being drawn, so that the normaliser is right in expectation (as in
         Bengio and Senecal, IEEE Transactions on Neural Networks 19(4), 2008).
+    draws : ``seed`` and ``name``, see ``Distiller``.
 
     Raises
     ------
@@ -38,16 +41,16 @@ class S2D(nn.Module):
         self,
         student: Recommender,
         teacher: Teacher,
+        *,
         K: int,
         tau: float,
         num_samples: int = 0,
-        seed: int = 0,
+        **draws: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(**draws)
         require_factors(student)
-        # Functions and no module: the student is trained as itself.
         self.score, self.encode = student.score, student.encode
-        self.num_samples, self.seed = num_samples, seed
+        self.num_samples = num_samples
         self.top = teacher.top_items(K)
         users = torch.arange(student.num_users, device=self.top.device)
         self.targets = (teacher.score(users, self.top) / tau).softmax(dim=1)  # (num_users, K)
@@ -55,16 +58,21 @@ class S2D(nn.Module):
             torch.from_numpy(ids).to(self.top.device)
             for ids in (teacher.split.train_users, teacher.split.train_items)
         )
-        self.items = items[users.argsort(stable=True)].int()  # user by user
+        self.items = items.int()  # user by user
         self.counts = torch.bincount(users, minlength=student.num_users)
         self.starts = self.counts.cumsum(0) - self.counts
 
     def begin_epoch(self, epoch: int) -> None:
         """Begin this epoch's draws."""
-        self.draws = torch_generator(self.seed, "sampled softmax", epoch, self.top.device)
+        self.generator = self.draws.generator("sampled softmax", epoch, self.top.device)
 
-    def losses(self, users: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the hard and the soft loss, each summed over ``(B,)`` distinct users."""
+    def loss(self, batch: Users) -> Tensor:
+        """Return the soft loss, which is the teacher's part."""
+        return self.losses(batch)[1]
+
+    def losses(self, batch: Users) -> tuple[Tensor, Tensor]:
+        """Return the hard and the soft loss, each summed over the batch's users."""
+        users = batch.users
         all_users, all_items = self.encode()
         counts = self.counts[users].unsqueeze(1)
         place = torch.arange(int(counts.max()), device=users.device)
@@ -90,7 +98,7 @@ class S2D(nn.Module):
         That of an item in ``known``, ``(B, n)``, is ``-inf``.
         """
         num_items = len(table)
-        order = torch.randperm(num_items, generator=self.draws, device=rows.device)
+        order = torch.randperm(num_items, generator=self.generator, device=rows.device)
         drawn = order[: self.num_samples]
         place = torch.full_like(order, len(drawn))  # of each item among those drawn
         place[drawn] = torch.arange(len(drawn), device=rows.device)

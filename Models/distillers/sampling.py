@@ -4,10 +4,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from Utils.data_utils import LeaveOneOutSplit
 from Utils.dataset import chunks_of_pairs
 from Utils.errors import UserError
-from Utils.seeding import torch_generator
+from Utils.seeding import Draws
+from Utils.split import Split
 
 CHUNK = 1024  # users or items whose lists are drawn at a time
 
@@ -60,7 +60,7 @@ class UnseenItems:
     """
 
     def __init__(
-        self, split: LeaveOneOutSplit, count: int, flag: str, seed: int, device: torch.device
+        self, split: Split, count: int, flag: str, draws: Draws, device: torch.device
     ) -> None:
         users, items = split.train_users, split.train_items
         most = int(np.bincount(users).max())
@@ -71,11 +71,11 @@ class UnseenItems:
             )
         self.seen = chunks_of_pairs(users, items, split.num_users, CHUNK, device)
         self.num_users, self.num_items = split.num_users, split.num_items
-        self.count, self.seed, self.device = count, seed, device
+        self.count, self.draws, self.device = count, draws, device
 
     def draw(self, epoch: int) -> Tensor:
         """Return this epoch's items: ``(num_users, count)``."""
-        generator = torch_generator(self.seed, "unseen items", epoch, self.device)
+        generator = self.draws.generator("unseen items", epoch, self.device)
         drawn = [
             draw_unlike(
                 seen_mask(seen, min(CHUNK, self.num_users - start), self.num_items),
@@ -114,12 +114,12 @@ class RankingLists:
         T: float,
         interesting: str,
         below_drawn: bool,
-        seed: int,
+        draws: Draws,
         kind: str,
     ) -> None:
         self.top, self.num_columns, self.below_drawn = top, num_columns, below_drawn
         self.K, self.L, self.T, self.interesting = K, L, T, interesting
-        self.seed, self.kind = seed, kind
+        self.draws, self.kind = draws, kind
         which = "_I" if kind == "users" else ""  # completes the settings' names
         if K > top.shape[1]:
             raise UserError(
@@ -138,7 +138,7 @@ class RankingLists:
 
     def draw(self, epoch: int) -> tuple[Tensor, Tensor]:
         """Return this epoch's interesting ``(N, K)`` and uninteresting ``(N, L)`` ones, int64."""
-        generator = torch_generator(self.seed, f"lists of {self.kind}", epoch, self.top.device)
+        generator = self.draws.generator(f"lists of {self.kind}", epoch, self.top.device)
         drawn = [
             self._draw_chunk(top.long(), seen, generator)
             for top, seen in zip(self.top.split(CHUNK), self.seen, strict=True)

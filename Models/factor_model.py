@@ -1,0 +1,81 @@
+"""What base models keep whose scores are inner products of a user's and an item's factors."""
+
+from abc import abstractmethod
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from Models.recommender import Recommender
+from Utils.dataset import Pairs
+from Utils.sampled_product import sampled_product
+from Utils.split import Split
+
+
+class FactorModel(Recommender):
+    """Score ``s_ui = p_u . q_i``; a model says what p and q are (``factors``), and that is all.
+
+    It is trained on pairwise comparisons unless it has a loss of its own.
+    """
+
+    def __init__(self, split: Split, dim: int) -> None:
+        super().__init__(split, dim)
+        self._encoded: tuple[tuple, tuple[Tensor, Tensor]] | None = None
+
+    @abstractmethod
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """Compute ``(num_users, d)`` and ``(num_items, d)``, differentiably."""
+
+    def encode(self) -> tuple[Tensor, Tensor]:
+        """Return the factors, computed once until a parameter changes: at the optimiser's step.
+
+        So however many losses look at a graph model in a step, it is propagated once, and a frozen
+        one once for all. Within a step, gradients flow back through all uses together.
+        """
+        state = (
+            torch.is_grad_enabled(),
+            self.training,
+            *(parameter._version for parameter in self.parameters()),
+        )
+        if self._encoded is None or self._encoded[0] != state:
+            self._encoded = state, self.factors()
+        return self._encoded[1]
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Forget the factors, for views and noise may be others now."""
+        self._encoded = None
+
+    def rows(self, kind: str, ids: Tensor) -> Tensor:
+        """Return the factors of some users or items, by ``kind``: ``(B,) -> (B, d)``."""
+        return F.embedding(ids, self.encode()[kind == "item"])
+
+    def score(self, users: Tensor, items: Tensor) -> Tensor:
+        """Return inner products: ``(B,)`` and ``(B,)``, ``(B, K)`` or, for users, ``(B, K)``."""
+        if users.dim() == items.dim():
+            return (self.rows("user", users) * self.rows("item", items)).sum(dim=1)
+        if users.dim() == 1:
+            return sampled_product(self.rows("user", users), self.encode()[1], items)
+        return sampled_product(self.rows("item", items), self.encode()[0], users)
+
+    def score_all(self, users: Tensor) -> Tensor:
+        """Return inner products with all items: ``(B,) -> (B, num_items)``."""
+        return self.rows("user", users) @ self.encode()[1].T
+
+    def loss(self, batch: Pairs) -> Tensor:
+        """Return the BPR-Opt criterion without its prior, ``-sum log sigmoid(s_ui - s_uj)``.
+
+        Source: Rendle et al. 2009, section 4.1. The prior is Adam's weight decay. The two scores
+        are one product, ``p_u . (q_i - q_j)``, and items are looked up once: half the work.
+        """
+        item = self.rows("item", torch.cat([batch.positives, batch.negatives]))  # (2B, d)
+        positive, negative = item.chunk(2)
+        margin = (self.rows("user", batch.users) * (positive - negative)).sum(dim=1)
+        return -F.logsigmoid(margin).sum()
+
+    def representations(self, users: Tensor, items: Tensor) -> dict[str, Tensor]:
+        """Return the factors: ``(B, d)`` for users, ``(C, d)`` for items."""
+        return {"user": self.rows("user", users), "item": self.rows("item", items)}
+
+    def embeddings(self, users: Tensor, items: Tensor) -> dict[str, Tensor]:
+        """Return the factors, unless a model has another first layer."""
+        return self.representations(users, items)

@@ -1,0 +1,142 @@
+"""Where data comes from: the public files, the built-in data set, the splits kept beside them.
+
+``load_split`` is what scripts call: it finds or downloads the raw file, reads and filters it into
+``Interactions``, and draws (or reads back) the ``Split`` of the wanted seed.
+"""
+
+import hashlib
+import http.client
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from Utils.errors import UserError, warn
+from Utils.files import write_whole
+from Utils.interactions import Interactions, read_users_dat
+from Utils.split import Split, by_share, leave_one_out, read_published_split
+from Utils.synthetic import synthetic_pairs
+
+
+@dataclass(frozen=True)
+class Source:
+    """A public ``users.dat``: where it is, what its bytes hash to, which users are kept."""
+
+    url: str
+    sha256: str
+    min_count: int  # users with fewer distinct items are dropped
+
+
+SOURCES = {
+    "CiteULike": Source(
+        url="https://raw.githubusercontent.com/js05212/citeulike-t/HEAD/users.dat",
+        sha256="02d5d429b2c0362e0ed79f6ef204666b4092563d21493abf4dfb521e8a7078bf",
+        min_count=5,
+    ),
+    "Foursquare": Source(
+        url="https://raw.githubusercontent.com/hieunm44/hyperkdma/HEAD/datasets/Foursquare/users.dat",
+        sha256="808c42ee414bdef5990e4f61143e2e02f1d266c59b303f37b4050a99d2536c78",
+        min_count=10,
+    ),
+}
+SYNTHETIC = "synthetic"  # the built-in data set, made by Utils/synthetic.py
+DATASETS = (*SOURCES, SYNTHETIC)
+DRAWS = {"seed": leave_one_out, "share": by_share}  # --split -> how it is drawn
+
+
+def split_name(split: str, seed: int) -> str:
+    """Return what a split is called in folders: ``seed0``, ``share0``, ``published``.
+
+    On the published split, seeds are of training: another than 0 gives ``published-seed1``.
+    """
+    if split == "published":
+        return f"published-seed{seed}" if seed else split
+    return f"{split}{seed}"
+
+
+def load_split(dataset: str, split: str, seed: int, data_dir: str) -> Split:
+    """Return a data set's split, making or downloading what is not in ``data_dir`` yet.
+
+    Parameters
+    ----------
+    dataset : a name in ``DATASETS``.
+    split : ``"seed"`` or ``"share"`` for our own split of this seed, by leave-one-out or by shares,
+        kept as ``split_<name>.npz`` beside the raw file; ``"published"`` for the authors' own, read
+        from ``published_split0.npz``.
+    """
+    folder = Path(data_dir) / dataset
+    if split == "published":
+        path = folder / "published_split0.npz"
+        if not path.exists():
+            raise UserError(
+                f"{path}: no such file; put the published split there or use '--split seed'"
+            )
+        return read_published_split(path, dataset)
+    interactions = load_interactions(dataset, data_dir)
+    path = folder / f"split_{split_name(split, seed)}.npz"
+    if path.exists():
+        kept = Split.load(path)
+        found = (kept.dataset, kept.name, kept.source_sha256)
+        if found != (dataset, split_name(split, seed), interactions.sha256):
+            raise UserError(f"{path}: of another raw file or seed; delete it to make it anew")
+        return kept
+    made = DRAWS[split](interactions, seed, dataset)
+    try:
+        made.save(path)
+    except UserError as error:  # the same split can be drawn again at any time
+        warn(f"the split is not kept: {error}")
+    return made
+
+
+def load_interactions(dataset: str, data_dir: str) -> Interactions:
+    """Return the filtered interactions of a data set, downloading its file if it is missing."""
+    if dataset == SYNTHETIC:
+        users, items = synthetic_pairs()
+        digest = hashlib.sha256(users.tobytes() + items.tobytes()).hexdigest()
+        return Interactions.from_pairs(users, items, 1, digest, where=SYNTHETIC)
+    source = SOURCES[dataset]
+    path = Path(data_dir) / dataset / "users.dat"
+    if not path.exists():
+        download(source.url, source.sha256, path)
+    interactions = read_users_dat(path, source.min_count)
+    if interactions.sha256 != source.sha256:
+        raise UserError(
+            f"{path}: not the public file (sha256 {interactions.sha256[:8]}..., not "
+            f"{source.sha256[:8]}...), and runs on other data must not stand under its name; "
+            f"delete it to have that of {source.url} downloaded"
+        )
+    return interactions
+
+
+def download(url: str, sha256: str, path: Path) -> None:
+    """Fetch ``url`` to ``path`` with a progress bar; the file appears only if its hash is right."""
+    remedy = f"put the file from {url} there"
+    try:
+        response = urllib.request.urlopen(url, timeout=30)
+    except OSError as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()  # it is an open response, too
+        raise UserError(f"{path}: no such file, and no download ({error}); {remedy}") from error
+    print(f"{path}: no such file, so it is downloaded from {url}")
+    digest = hashlib.sha256()
+    total = int(response.headers.get("Content-Length", 0)) or None
+    bar = tqdm(desc=path.name, total=total, unit="B", unit_scale=True, disable=None)
+    with response, bar, write_whole(path) as file:
+        while chunk := _receive(response, f"{path}: the download broke off; {remedy}"):
+            file.write(chunk)
+            digest.update(chunk)
+            bar.update(len(chunk))
+        if digest.hexdigest() != sha256:
+            raise UserError(
+                f"{path}: the download broke off or is another file (its sha256 differs) and is "
+                f"not kept; {remedy}"
+            )
+
+
+def _receive(response: http.client.HTTPResponse, complaint: str) -> bytes:
+    try:
+        return response.read(1 << 16)
+    except (OSError, http.client.HTTPException) as error:  # the network's errors, not the disk's
+        raise UserError(complaint) from error

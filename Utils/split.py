@@ -1,0 +1,379 @@
+"""Splits: what is trained on, what is held out, and how a model is measured on it.
+
+One class serves all of them; ``leave_one_out`` and ``by_share`` draw one, ``read_published_split``
+reads one. What is held out may be of any length for a user, and none.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from Utils.errors import UserError
+from Utils.files import ANEW, read_npz, require_ids, sha256_of, write_whole
+from Utils.interactions import Interactions
+from Utils.seeding import numpy_generator
+
+NUM_CANDIDATES = 499  # unobserved items ranked with each held-out one; DE-RRD paper, section 5.1
+SHARE = 0.2  # of a user's items, held out for validation and as many for the test
+FORMAT = "recdistill split 1"
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a model is measured on a split, and when training stops.
+
+    ``rules``: name of a rule -> the cut-offs of ``letters[0]`` that are followed, each with an
+    epoch of its own, and the patience in evaluations. The first cut-off of the first rule is the
+    one that selects the weights that are kept.
+    """
+
+    letters: tuple[str, ...]  # H, N, M: see ``Utils.evaluation``
+    cutoffs: tuple[int, ...]
+    every: int  # epochs from one evaluation to the next
+    rules: dict[str, tuple[tuple[int, ...], int]]
+
+    @property
+    def metrics(self) -> list[str]:
+        """The names of all metrics: ``H@5``, ..."""
+        return [f"{letter}@{n}" for n in self.cutoffs for letter in self.letters]
+
+    @property
+    def selecting(self) -> str:
+        """The metric whose best value on the validation set selects the weights."""
+        return f"{self.letters[0]}@{next(iter(self.rules.values()))[0][0]}"
+
+
+# DE-RRD paper, section 5.1, and the rule of its authors' code
+LEAVE_ONE_OUT = Protocol(
+    letters=("H", "N", "M"),
+    cutoffs=(5, 10, 20),
+    every=1,
+    rules={"paper": ((5,), 30), "published_code": ((5, 10, 20), 20)},
+)
+# cut-offs, interval and patience of HetComp's code
+FULL_RANKING = Protocol(
+    letters=("R", "N", "P", "MAP"), cutoffs=(10, 50), every=10, rules={"paper": ((50,), 5)}
+)
+
+
+def protocol_of(split_name: str) -> Protocol:
+    """Return the protocol of a split by its name: what a run's folder says."""
+    return FULL_RANKING if split_name.startswith("share") else LEAVE_ONE_OUT
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Held-out items, user by user: those of user u are ``items[starts[u]:starts[u + 1]]``.
+
+    ``starts``: (num_users + 1,) int64, from 0 to n. ``items``: (n,) int64.
+    """
+
+    starts: np.ndarray
+    items: np.ndarray
+
+    @classmethod
+    def of_pairs(cls, users: np.ndarray, items: np.ndarray, num_users: int) -> "HeldOut":
+        """Return pairs, (n,) and (n,), that are sorted by user."""
+        return cls(np.searchsorted(users, np.arange(num_users + 1)), items)
+
+    @classmethod
+    def one_each(cls, items: np.ndarray) -> "HeldOut":
+        """Return one item for each user: ``items`` is (num_users,)."""
+        return cls(np.arange(len(items) + 1), items)
+
+    @property
+    def counts(self) -> np.ndarray:
+        """How many items each user has: (num_users,)."""
+        return np.diff(self.starts)
+
+    @property
+    def users(self) -> np.ndarray:
+        """The user of each item: (n,)."""
+        return np.repeat(np.arange(len(self.starts) - 1), self.counts)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Training pairs, and the items held out for validation and for the test.
+
+    ``user_ids``: (num_users,), ``item_ids``: (num_items,), as in the raw file; users and items are
+    numbered by their place there. ``train_users``, ``train_items``: (n,) int64, user by user, each
+    user's in the raw file's order. ``candidates``: (num_users, 499) int32, items that the user
+    never touched, with which both held-out items are ranked; or None: held-out items are ranked
+    with all items that the user has not trained on.
+    """
+
+    dataset: str
+    name: str  # "seed0", "share0", ... or "published": the last part of a run's folder
+    source_sha256: str
+    user_ids: np.ndarray
+    item_ids: np.ndarray
+    train_users: np.ndarray
+    train_items: np.ndarray
+    valid: HeldOut
+    test: HeldOut
+    candidates: np.ndarray | None
+
+    def __post_init__(self) -> None:
+        """Refuse what native kernels would take as it is, and what the protocol does not have."""
+        texts = self.dataset, self.name, self.source_sha256
+        if not all(isinstance(text, str) for text in texts):
+            raise UserError(f"the split's names are none; {ANEW}")
+        where = f"{self.dataset} {self.name}"
+        for name, ids in (("user_ids", self.user_ids), ("item_ids", self.item_ids)):
+            if ids.ndim != 1 or not 0 < len(ids) < 2**31:
+                raise UserError(f"{where}: {name} are no row of ids; {ANEW}")
+        self._check_ids(where)
+        self._check_pairs(where)
+
+    def _check_ids(self, where: str) -> None:
+        users, items = self.num_users, self.num_items
+        wanted = {
+            "train_users": (self.train_users, (None,), users),
+            "train_items": (self.train_items, np.shape(self.train_users), items),
+        }
+        for part in ("valid", "test"):
+            held_out = getattr(self, part)
+            bound = len(held_out.items) + 1
+            wanted[f"{part}_starts"] = (held_out.starts, (users + 1,), bound)
+            wanted[f"{part}_items"] = (held_out.items, (None,), items)
+        for name, (ids, shape, bound) in wanted.items():
+            require_ids(where, name, ids, shape, bound)
+            if ids.dtype != np.int64 or not ids.size:
+                raise UserError(f"{where}: {name} is empty or not of int64; {ANEW}")
+        for part in ("valid", "test"):
+            starts, count = getattr(self, part).starts, len(getattr(self, part).items)
+            if starts[0] != 0 or starts[-1] != count or (np.diff(starts) < 0).any():
+                raise UserError(f"{where}: {part}_starts do not go from 0 to {count}; {ANEW}")
+        if (np.diff(self.train_users) < 0).any():
+            raise UserError(f"{where}: training pairs are not user by user; {ANEW}")
+        if self.candidates is None:
+            return
+        require_ids(where, "candidates", self.candidates, (users, NUM_CANDIDATES), items)
+        if self.candidates.dtype != np.int32:
+            raise UserError(f"{where}: candidates are not of int32; {ANEW}")
+        if any((getattr(self, part).counts != 1).any() for part in ("valid", "test")):
+            raise UserError(f"{where}: not one held-out item a user, to rank with them; {ANEW}")
+
+    def _check_pairs(self, where: str) -> None:
+        pairs = [(self.train_users, self.train_items)]
+        pairs += [(part.users, part.items) for part in (self.valid, self.test)]
+        keys = np.sort(np.concatenate([users * self.num_items + items for users, items in pairs]))
+        if (keys[1:] == keys[:-1]).any():
+            raise UserError(f"{where}: a pair of user and item stands there twice; {ANEW}")
+        if self.candidates is not None and any(
+            (self.candidates == part.items[:, None]).any() for part in (self.valid, self.test)
+        ):
+            raise UserError(f"{where}: held-out items are among the candidates; {ANEW}")
+
+    @property
+    def num_users(self) -> int:
+        """The number of users."""
+        return len(self.user_ids)
+
+    @property
+    def num_items(self) -> int:
+        """The number of items."""
+        return len(self.item_ids)
+
+    @property
+    def protocol(self) -> Protocol:
+        """How models are measured here."""
+        return FULL_RANKING if self.candidates is None else LEAVE_ONE_OUT
+
+    @cached_property
+    def sha256(self) -> str:
+        """The hash of everything that training and evaluation see; checkpoints carry it."""
+        digest = sha256(f"{self.num_users} {self.num_items}".encode())
+        seen = [self.train_users, self.train_items, self.valid.items, self.test.items]
+        if self.candidates is None:
+            seen += [self.valid.starts, self.test.starts]
+        else:
+            seen += [self.candidates]
+        for array in seen:
+            digest.update(np.ascontiguousarray(array, dtype=np.int32).data)
+        return digest.hexdigest()
+
+    def describe(self) -> str:
+        """Return the statistics in one line."""
+        pairs = len(self.train_users)
+        total = pairs + len(self.valid.items) + len(self.test.items)
+        density = total / (self.num_users * self.num_items)
+        measured = np.count_nonzero(self.test.counts)
+        of_them = "" if measured == self.num_users else f", {measured:,} users are measured"
+        return (
+            f"{self.dataset} ({self.name}): {self.num_users:,} users, {self.num_items:,} items, "
+            f"{total:,} interactions (density {density:.3%}), {pairs:,} of them for training"
+            f"{of_them}"
+        )
+
+    def save(self, path: Path) -> None:
+        """Write the split to ``path`` (``.npz``)."""
+        names = ("dataset", "name", "source_sha256", "user_ids", "item_ids")
+        arrays = {name: getattr(self, name) for name in (*names, "train_users", "train_items")}
+        for part in ("valid", "test"):
+            held_out = getattr(self, part)
+            arrays |= {f"{part}_starts": held_out.starts, f"{part}_items": held_out.items}
+        nobody = np.empty((0, 0), np.int32)
+        arrays["candidates"] = nobody if self.candidates is None else self.candidates
+        with write_whole(path) as file:
+            np.savez(file, format=FORMAT, **arrays)
+
+    @classmethod
+    def load(cls, path: Path) -> "Split":
+        """Read a split that ``save`` wrote; raises ``UserError`` for any other file."""
+        texts = ["dataset", "name", "source_sha256"]
+        plain = ["user_ids", "item_ids", "train_users", "train_items", "candidates"]
+        ragged = [f"{part}_{of}" for part in ("valid", "test") for of in ("starts", "items")]
+        arrays = read_npz(path, ["format", *texts, *plain, *ragged])
+        if arrays["format"] != FORMAT:
+            raise UserError(f"{path}: not of the format {FORMAT!r}; {ANEW}")
+        try:
+            return cls(
+                **{name: arrays[name].item() if arrays[name].ndim == 0 else "" for name in texts},
+                **{name: arrays[name] for name in plain[:-1]},
+                valid=HeldOut(arrays["valid_starts"], arrays["valid_items"]),
+                test=HeldOut(arrays["test_starts"], arrays["test_items"]),
+                candidates=arrays["candidates"] if arrays["candidates"].size else None,
+            )
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+
+
+def leave_one_out(interactions: Interactions, seed: int, dataset: str = "data") -> Split:
+    """Hold out one test and one validation item a user and draw 499 items the user never touched.
+
+    Everything is drawn uniformly, from a generator of this seed (DE-RRD paper, section 5.1).
+
+    Raises
+    ------
+    UserError
+        If a user has fewer than 3 items, or fewer than 499 items are untouched.
+    """
+    num_users, num_items = len(interactions.user_ids), len(interactions.item_ids)
+    counts = np.bincount(interactions.users, minlength=num_users)
+    few = np.flatnonzero(counts < 3)
+    if few.size:
+        raise UserError(
+            f"{dataset}: user {interactions.user_ids[few[0]]} has {counts[few[0]]} items and "
+            f"leave-one-out needs 3; leave such users out"
+        )
+    full = np.flatnonzero(num_items - counts < NUM_CANDIDATES)
+    if full.size:
+        raise UserError(
+            f"{dataset}: user {interactions.user_ids[full[0]]} left only "
+            f"{num_items - counts[full[0]]} of {num_items:,} items untouched and {NUM_CANDIDATES} "
+            f"are drawn as candidates; use a data set with more items"
+        )
+    rng = numpy_generator(seed, "leave-one-out")
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    held_out = np.empty((num_users, 2), dtype=np.int64)  # positions of test and validation pairs
+    candidates = np.empty((num_users, NUM_CANDIDATES), dtype=np.int32)
+    for user in range(num_users):
+        start, stop = starts[user], starts[user + 1]
+        held_out[user] = start + rng.choice(stop - start, size=2, replace=False)
+        # Draw among the numbers of the untouched items, then shift each number past the touched
+        # items before it: exact, and without rejection however much a user has touched.
+        touched = np.sort(interactions.items[start:stop]) - np.arange(stop - start)
+        free = num_items - (stop - start)
+        drawn = np.sort(rng.choice(free, size=NUM_CANDIDATES, replace=False, shuffle=False))
+        candidates[user] = drawn + np.searchsorted(touched, drawn, side="right")
+    train = np.ones(len(interactions.users), dtype=bool)
+    train[held_out] = False
+    return _cut(
+        interactions,
+        train,
+        dataset,
+        f"seed{seed}",
+        valid=HeldOut.one_each(interactions.items[held_out[:, 1]]),
+        test=HeldOut.one_each(interactions.items[held_out[:, 0]]),
+        candidates=candidates,
+    )
+
+
+def by_share(interactions: Interactions, seed: int, dataset: str = "data") -> Split:
+    """Hold out a fifth of each user's items for the test and a fifth for validation, rounded down.
+
+    Which, a generator of this seed decides. Held-out items that nobody trains on are dropped, and
+    a user who is left without an item in one of the two parts is not measured (as in HetComp's
+    code).
+
+    Raises
+    ------
+    UserError
+        If nobody has an item in both parts.
+    """
+    users, items = interactions.users, interactions.items
+    num_users, num_items = len(interactions.user_ids), len(interactions.item_ids)
+    counts = np.bincount(users, minlength=num_users)
+    chance = numpy_generator(seed, "split by shares").random(len(users))
+    order = np.lexsort((chance, users))  # each user's pairs shuffled, users in order
+    place = np.empty_like(order)
+    place[order] = np.arange(len(users)) - np.repeat(np.cumsum(counts) - counts, counts)
+    share = (counts * SHARE).astype(np.int64)[users]  # how many of the user's are held out
+    parts = {"test": place < share, "valid": (place >= share) & (place < 2 * share)}
+    train = ~(parts["test"] | parts["valid"])
+    warm = np.bincount(items[train], minlength=num_items)[items] > 0
+    has = [np.bincount(users[part & warm], minlength=num_users) > 0 for part in parts.values()]
+    measured = warm & (has[0] & has[1])[users]
+    if not measured.any():
+        raise UserError(
+            f"{dataset}: no user has {round(1 / SHARE)} items, of which one is held out for "
+            f"validation and one for the test; use a data set with longer lists"
+        )
+    held_out = {
+        name: HeldOut.of_pairs(users[part & measured], items[part & measured], num_users)
+        for name, part in parts.items()
+    }
+    return _cut(interactions, train, dataset, f"share{seed}", **held_out, candidates=None)
+
+
+def _cut(
+    interactions: Interactions, train: np.ndarray, dataset: str, name: str, **held_out: Any
+) -> Split:
+    """Return the split with the pairs that the mask ``train`` has, (n,), for training."""
+    return Split(
+        dataset,
+        name,
+        interactions.sha256,
+        interactions.user_ids,
+        interactions.item_ids,
+        interactions.users[train],
+        interactions.items[train],
+        **held_out,
+    )
+
+
+def read_published_split(path: Path, dataset: str) -> Split:
+    """Read the split that the DE-RRD authors published (``published_split0.npz``).
+
+    Users and items are numbered as here, and have these numbers for ids. The authors count one item
+    more than there are, which nobody has touched; some candidate lists hold it, so it is kept.
+    Their extra user is not.
+    """
+    arrays = read_npz(path, ["train", "users", "valid", "test", "candidates", "shape"])
+    require_ids(path, "shape", arrays["shape"], (2,), 2**31)
+    require_ids(path, "users", arrays["users"], (None,), 2**31)
+    users, num_items = arrays["users"], int(arrays["shape"][1])
+    if not np.array_equal(users, np.arange(len(users))):
+        raise UserError(f"{path}: the users are not numbered 0, 1, 2, ...; take the published file")
+    shapes = {"valid": (len(users),), "test": (len(users),)}
+    shapes |= {"candidates": (len(users), NUM_CANDIDATES), "train": (None, 2)}
+    for name, shape in shapes.items():
+        require_ids(path, name, arrays[name], shape, num_items)
+    return Split(
+        dataset=dataset,
+        name="published",
+        source_sha256=sha256_of(path),
+        user_ids=np.arange(len(users)),
+        item_ids=np.arange(num_items),
+        train_users=arrays["train"][:, 0].astype(np.int64),
+        train_items=arrays["train"][:, 1].astype(np.int64),
+        valid=HeldOut.one_each(arrays["valid"].astype(np.int64)),
+        test=HeldOut.one_each(arrays["test"].astype(np.int64)),
+        candidates=arrays["candidates"].astype(np.int32),
+    )

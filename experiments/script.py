@@ -1,0 +1,99 @@
+"""What all main scripts share: the settings that they inherit, and how they are started."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+import torch
+
+from experiments.settings import resolve
+from Utils import settings
+from Utils.run_folder import is_finished
+from Utils.settings import RunSettings, use_device
+from Utils.sources import load_split
+from Utils.split import Split
+
+Main = Callable[[Any, Split, torch.device], None]
+
+
+@dataclass
+class ScriptSettings(RunSettings):
+    """On what a script runs, and which epoch it reports."""
+
+    # data set: CiteULike, Foursquare or synthetic, which is built in
+    dataset: str = "CiteULike"
+    # seed: our own leave-one-out split of this seed; share: 60/20/20 of each user's items, ranked
+    # among all; published: the one that the DE-RRD authors published (CiteULike only)
+    split: Literal["seed", "share", "published"] = "seed"
+    # of the split, the first weights, the batches and all else that is drawn
+    seed: int = 0
+    # base model of teacher and student: BPR or NeuMF
+    model: str = "BPR"
+    # paper: best validation H@5 (share: R@50); published_code: an epoch for each of H@5, H@10, H@20
+    selection: Literal["paper", "published_code"] = "paper"
+
+
+@dataclass
+class TrainingSettings(ScriptSettings):
+    """How long is trained."""
+
+    # most epochs to train
+    max_epoch: int = 1000
+    # evaluations without improvement before training stops; None: the rule's (paper: 30, share: 5)
+    patience: int | None = None
+
+
+@dataclass
+class ModelSettings(TrainingSettings):
+    """What base models have beside their size; None leaves it to the model."""
+
+    # hidden layers of NeuMF, each half as wide as the one before
+    num_layers: int | None = None
+
+
+@dataclass
+class TeacherSettings(ScriptSettings):
+    """Whom a student learns from."""
+
+    # size of the teacher's representations, d_t: 200 (NeuMF: 250)
+    teacher_dim: int = 200
+    # checkpoint of a teacher, or its folder; empty: the run of main_no_KD.py on the same split
+    teacher: str = ""
+
+    def irrelevant(self) -> set[str]:
+        """Return the settings that change nothing of what is learned."""
+        named = {"teacher_dim"} if self.teacher else set()  # then it has a size of its own
+        return super().irrelevant() | named
+
+
+@dataclass
+class DistillationSettings(ModelSettings, TeacherSettings):
+    """A student of a base model, and its teacher."""
+
+
+def launch(main: Main, kind: type, description: str) -> None:
+    """Start a script from its command line; errors are a line and exit status 2."""
+    settings.launch(lambda args: start(main, kind, given(args, sys.argv[1:])), kind, description)
+
+
+def given(args: Any, words: list[str]) -> dict[str, Any]:
+    """Return those settings that a command line names, though it may give them their default."""
+    names = {word[2:].partition("=")[0].replace("-", "_") for word in words if word[:2] == "--"}
+    return {field.name: getattr(args, field.name) for field in fields(args) if field.name in names}
+
+
+def start(main: Main, kind: type, given: dict[str, Any]) -> None:
+    """Call ``main`` with what it needs, unless the very run is finished.
+
+    Parameters
+    ----------
+    main : takes the settings, the split and the device.
+    kind : the script's settings, of which ``given`` are chosen; see ``resolve`` for the others.
+    """
+    args, said = resolve(kind, given)
+    print(said)
+    device = use_device(args)
+    split = load_split(args.dataset, args.split, args.seed, args.data_dir)
+    if not is_finished(args, split):
+        main(args, split, device)
