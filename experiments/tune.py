@@ -6,8 +6,8 @@
 
 Runs several at once, with one thread each. What is done is written to experiments/tuning/ after
 each run, and is not done again, nor is what logs/ holds; Ctrl-C, and the same command goes on.
-With --fill, the best of all runs in that file becomes the row of experiments/settings.csv. Test
-metrics are not looked at.
+With --fill, the best of all runs in that file becomes the row of experiments/settings.csv, unless
+it is of what stands in the script's block. Test metrics are not looked at.
 """
 
 import contextlib
@@ -21,24 +21,32 @@ from io import TextIOWrapper
 from itertools import product
 from math import isnan, nan
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
+from typing import Annotated, Any, NamedTuple, get_type_hints
 
 import tyro
 from tqdm import tqdm
 
-from experiments.plan import ROOT, load_script
 from experiments.results import read_rows, read_runs
-from experiments.settings import TABLE, Row, parse, read_table, resolve, write_table
+from experiments.settings import (
+    ROOT,
+    TABLE,
+    Row,
+    load_script,
+    parse,
+    read_table,
+    resolve,
+    write_table,
+)
 from experiments.teacher import own_teacher
-from Utils.data_utils import load_split
+from Models import MODELS
 from Utils.errors import UserError
 from Utils.files import write_whole
-from Utils.run import read_summary, refuse_other_settings
+from Utils.run_folder import RunFolder, read_summary
 from Utils.seeding import numpy_generator
 from Utils.settings import launch
+from Utils.sources import load_split
 
 LOGS = ROOT / "experiments/tuning"
-NOT_TUNED = ("dim", "teacher_dim", "patience")  # but left open in scripts
 SCRATCH = Path("tuning")  # where the runs leave their logs and checkpoints; not kept
 
 
@@ -53,7 +61,7 @@ class Settings:
     # settings that are the same for all runs: name=value name=value
     fixed: tuple[str, ...] = ()
     # data set; its split of seed 0 is searched
-    dataset: Literal["CiteULike", "Foursquare", "synthetic"] = "CiteULike"
+    dataset: str = "CiteULike"
     # base model: BPR or NeuMF
     model: str = "BPR"
     # size of the representations; None: the student's, phi = 0.1
@@ -152,24 +160,32 @@ def kept_trial(args: Settings, point: str) -> Trial | None:
     for run in read_runs(Path("logs", settings.dataset, f"{settings.model}-d{settings.dim}")):
         if run["method"] == args.method:
             with contextlib.suppress(UserError):
-                refuse_other_settings(run["folder"], settings)
+                RunFolder(run["folder"], Path()).refuse_other(settings)
                 return _trial(point, run)
     return None
 
 
 def script_settings(args: Settings, point: str) -> Any:
-    """Return the script's settings with those of a point, and the table's where it has none."""
+    """Return the script's settings with those of a point."""
     kind = load_script(args.method).Settings
-    same = {"dataset": args.dataset, "model": args.model, "dim": args.dim}
-    same["data_dir"] = str(args.data_dir)
-    return resolve(args.method, kind(**parse(point, kind) | same))[0]
+    same = {"dataset": args.dataset, "model": args.model, "data_dir": str(args.data_dir)}
+    same |= {"dim": args.dim} if args.dim else {}
+    return resolve(kind, parse(point, kind) | same)[0]
+
+
+def tuned(kind: type) -> list[str]:
+    """Return the settings that a search decides: all numbers of a script but its size."""
+    numbers = {name for name, of in get_type_hints(kind).items() if of in (int, float)}
+    own = {field.name for field in fields(kind) if field.name in kind.__annotations__} - {"dim"}
+    options = {option for model in MODELS.values() for option in model.options}
+    return [field.name for field in fields(kind) if field.name in (own & numbers) | options]
 
 
 def complete(args: Settings, point: str) -> str:
-    """Return a point with all that scripts leave open, so that it says the same for ever."""
+    """Return a point with all that is tuned, so that it says the same for ever."""
     settings = script_settings(args, point)
-    tuned = [f.name for f in fields(settings) if f.default is None and f.name not in NOT_TUNED]
-    values = {name: getattr(settings, name) for name in (*tuned, *parse(point, type(settings)))}
+    names = dict.fromkeys((*tuned(type(settings)), *parse(point, type(settings))))
+    values = {name: getattr(settings, name) for name in names}
     return " ".join(f"{name}={value}" for name, value in values.items() if value is not None)
 
 
@@ -220,8 +236,7 @@ def best_row(args: Settings, dim: int, trials: list[Trial], log: Path) -> Row:
     if best is None or isnan(best.valid_H5):
         raise UserError(f"{log}: no run came to its end, so there is no best one")
     kind = load_script(args.method).Settings
-    tuned = {field.name for field in fields(kind) if field.default is None} - {*NOT_TUNED}
-    settings = " ".join(p for p in best.settings.split() if p.partition("=")[0] in tuned)
+    settings = " ".join(p for p in best.settings.split() if p.partition("=")[0] in tuned(kind))
     source = f"best of {len(trials)} runs in {os.path.relpath(log, ROOT)}"
     return Row(args.dataset, args.model, args.method, dim, settings, source)
 
@@ -231,8 +246,8 @@ def main(args: Settings) -> None:
     points = [complete(args, point) for point in combinations(args.grid, args.fixed, args.draws)]
     dim = script_settings(args, points[0]).dim
     log = LOGS / f"{args.dataset}-{args.model}-{args.method}-d{dim}.csv"
-    done = {trial.settings for trial in read_trials(log)}
-    todo = [point for point in points if point not in done]
+    done = [script_settings(args, trial.settings) for trial in read_trials(log)]
+    todo = [point for point in points if script_settings(args, point) not in done]
     print(f"{len(points) - len(todo)} of {len(points)} runs are in {log} already")
     kept = {point: trial for point in todo if (trial := kept_trial(args, point))}
     if kept:
@@ -243,7 +258,10 @@ def main(args: Settings) -> None:
     trials = read_trials(log)
     row = best_row(args, dim, trials, log)
     print(f"best of {len(trials)}: {row.settings}")
-    if args.fill:
+    block = load_script(args.method).Settings()
+    if args.fill and (args.dataset, args.model, dim) == (block.dataset, block.model, block.dim):
+        print(f"main_{args.method}.py is of this data set, model and size: write it there, by hand")
+    elif args.fill:
         write_table(sorted([row, *(other for other in read_table() if other[:4] != row[:4])]))
         print(f"{TABLE} has it now")
     if failures:

@@ -6,18 +6,22 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 
 import main_DE
 import main_no_KD
+from experiments.script import start
+from experiments.settings import resolve
 from experiments.teacher import load_teacher
 from Models import build_model
 from Models.recommender import Recommender
-from Models.teacher import Teacher
-from Utils.data_utils import LeaveOneOutSplit, leave_one_out, load_interactions
+from Models.teacher import TrainedTeacher
 from Utils.dataset import PairSampler, UserSampler
+from Utils.sources import load_interactions
+from Utils.split import Split, by_share, leave_one_out
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT_NAMES = sorted(path.name for path in ROOT.glob("main_*.py"))
@@ -37,16 +41,32 @@ def real_file(*parts: str) -> Path:
 
 
 @pytest.fixture(scope="session")
-def split() -> LeaveOneOutSplit:
+def split() -> Split:
     """The built-in data set, split with seed 0: 1,000 users, 1,998 items."""
     return leave_one_out(load_interactions("synthetic", "unused"), 0, "synthetic")
 
 
-def trained_teacher(folder: Path, **settings) -> Path:
+@pytest.fixture(scope="session")
+def shares() -> Split:
+    """The same data, split by shares."""
+    return by_share(load_interactions("synthetic", "unused"), 0, "synthetic")
+
+
+def run(script: ModuleType, **given) -> None:
+    """Run a script in this process, on the built-in data unless it is told otherwise."""
+    start(script.main, script.Settings, {"dataset": "synthetic", **given})
+
+
+def settings(script: ModuleType, **given):
+    """Return what a script's settings are, on the built-in data unless told otherwise."""
+    return resolve(script.Settings, {"dataset": "synthetic", **given})[0]
+
+
+def trained_teacher(folder: Path, **given) -> Path:
     """Train a small teacher on the built-in data, d = 16, and return its checkpoint."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        main_no_KD.main(main_no_KD.Settings(dataset="synthetic", dim=16, lr=0.01, **settings))
+        run(main_no_KD, dim=16, lr=0.01, **given)
     return next(folder.rglob("best.pt"))
 
 
@@ -63,16 +83,16 @@ def neumf_path(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def teacher(teacher_path, split) -> Teacher:
+def teacher(teacher_path, split) -> TrainedTeacher:
     """That teacher."""
-    args = main_DE.Settings(dataset="synthetic", teacher=str(teacher_path), dim=8)
+    args = settings(main_DE, teacher=str(teacher_path), dim=8)
     return load_teacher(args, split, torch.device("cpu"))
 
 
 @pytest.fixture
 def student(split) -> Recommender:
     """A student for it, d = 8, with scores of the usual size."""
-    model = build_model("BPR", split.num_users, split.num_items, 8, seed=0)
+    model = build_model("BPR", split, 8, seed=0)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(1))
     return model
