@@ -32,11 +32,8 @@ class FactorModel(Recommender):
         So however many losses look at a graph model in a step, it is propagated once, and a frozen
         one once for all. Within a step, gradients flow back through all uses together.
         """
-        state = (
-            torch.is_grad_enabled(),
-            self.training,
-            *(parameter._version for parameter in self.parameters()),
-        )
+        weights = ((each.data_ptr(), each._version) for each in self.parameters())
+        state = torch.is_grad_enabled(), self.training, *weights
         if self._encoded is None or self._encoded[0] != state:
             self._encoded = state, self.factors()
         return self._encoded[1]

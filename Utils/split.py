@@ -322,8 +322,8 @@ def by_share(interactions: Interactions, seed: int, dataset: str = "data") -> Sp
     measured = warm & (has[0] & has[1])[users]
     if not measured.any():
         raise UserError(
-            f"{dataset}: no user has {round(1 / SHARE)} items, of which one is held out for "
-            f"validation and one for the test; use a data set with longer lists"
+            f"{dataset}: nobody is left with an item for validation and one for the test, each a "
+            f"fifth of the user's items; use a data set with longer lists"
         )
     held_out = {
         name: HeldOut.of_pairs(users[part & measured], items[part & measured], num_users)

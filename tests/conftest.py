@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 
@@ -21,7 +22,7 @@ from Models.recommender import Recommender
 from Models.teacher import TrainedTeacher
 from Utils.dataset import PairSampler, UserSampler
 from Utils.sources import load_interactions
-from Utils.split import Split, by_share, leave_one_out
+from Utils.split import HeldOut, Split, by_share, leave_one_out
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT_NAMES = sorted(path.name for path in ROOT.glob("main_*.py"))
@@ -50,6 +51,16 @@ def split() -> Split:
 def shares() -> Split:
     """The same data, split by shares."""
     return by_share(load_interactions("synthetic", "unused"), 0, "synthetic")
+
+
+def split_of(num_users: int, num_items: int) -> Split:
+    """A split of this size for models to be built from: each user trains on a few items."""
+    users = np.arange(num_users).repeat(3)
+    items = (users * 5 + np.tile([0, 1, 3], num_users)) % num_items
+    first = np.zeros(1, np.int64)  # one user has one item in either part
+    held_out = [HeldOut.of_pairs(first, first + item, num_users) for item in (5, 9)]
+    ids = np.arange(num_users), np.arange(num_items)
+    return Split("data", "share0", "hash", *ids, users, items, *held_out, candidates=None)
 
 
 def run(script: ModuleType, **given) -> None:

@@ -12,20 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from Utils import data_utils
-from Utils.data_utils import (
-    NUM_CANDIDATES,
-    SOURCES,
-    Interactions,
-    LeaveOneOutSplit,
-    download,
-    leave_one_out,
-    load_split,
-    read_published_split,
-    read_users_dat,
-)
+from Utils import sources
 from Utils.errors import UserError
 from Utils.files import sha256_of
+from Utils.interactions import Interactions, read_users_dat
+from Utils.sources import SOURCES, download, load_split
+from Utils.split import (
+    NUM_CANDIDATES,
+    HeldOut,
+    Split,
+    by_share,
+    leave_one_out,
+    read_published_split,
+)
 
 # --- the raw file ------------------------------------------------------------------------------
 
@@ -110,8 +109,8 @@ def test_numbering_is_that_of_the_published_split():
     pairs = np.concatenate(
         [
             np.stack([theirs.train_users, theirs.train_items], axis=1),
-            np.stack([users, theirs.valid], axis=1),
-            np.stack([users, theirs.test], axis=1),
+            np.stack([users, theirs.valid.items], axis=1),
+            np.stack([users, theirs.test.items], axis=1),
         ]
     )
     expected = {*zip(ours.users.tolist(), ours.items.tolist(), strict=True)}
@@ -128,12 +127,12 @@ def _interactions(pairs: list[tuple[int, int]], num_items: int) -> Interactions:
     return Interactions(users, items, np.unique(users), np.arange(num_items), "hash")
 
 
-def _check_invariants(split: LeaveOneOutSplit, pairs: set[tuple[int, int]]) -> None:
+def _check_invariants(split: Split, pairs: set[tuple[int, int]]) -> None:
     """Training, validation and test partition the pairs; candidates are distinct and untouched."""
     parts = [
         *zip(split.train_users.tolist(), split.train_items.tolist(), strict=True),
-        *enumerate(split.valid.tolist()),
-        *enumerate(split.test.tolist()),
+        *enumerate(split.valid.items.tolist()),
+        *enumerate(split.test.items.tolist()),
     ]
     assert len(parts) == len(set(parts))
     assert set(parts) == pairs
@@ -170,11 +169,11 @@ def test_the_seed_decides_the_split():
 
 def test_held_out_items_and_candidates_are_uniform():
     interactions = _interactions([(user, item) for user in range(400) for item in range(4)], 1000)
-    splits = [leave_one_out(interactions, seed) for seed in range(3)]
+    made = [leave_one_out(interactions, seed) for seed in range(3)]
     for column in ("valid", "test"):
-        drawn = np.concatenate([getattr(split, column) for split in splits])
+        drawn = np.concatenate([getattr(split, column).items for split in made])
         assert chisquare(np.bincount(drawn, minlength=4)).pvalue > 1e-4
-    drawn = np.concatenate([split.candidates.ravel() for split in splits])
+    drawn = np.concatenate([split.candidates.ravel() for split in made])
     counts = np.bincount(drawn, minlength=1000)[4:]
     # Without replacement counts vary less than in independent draws: by the share left out.
     spread = ((counts - counts.mean()) ** 2).sum() / counts.mean() / (1 - NUM_CANDIDATES / 996)
@@ -190,7 +189,7 @@ def test_too_few_items_are_refused():
 
 def test_a_kept_split_is_read_back_whole(split, tmp_path):
     split.save(tmp_path / "split.npz")
-    kept = LeaveOneOutSplit.load(tmp_path / "split.npz")
+    kept = Split.load(tmp_path / "split.npz")
     assert kept.sha256 == split.sha256
     assert (kept.dataset, kept.name, kept.source_sha256) == (
         split.dataset,
@@ -202,11 +201,29 @@ def test_a_kept_split_is_read_back_whole(split, tmp_path):
 
 def test_the_hash_sees_every_array(split):
     unseen = np.setdiff1d(np.arange(split.num_items), split.candidates[0])
-    mine = [*split.train_items[split.train_users == 0], split.valid[0], split.test[0]]
-    for name in ("train_items", "valid", "test", "candidates"):
+    mine = [*split.train_items[split.train_users == 0], *held_out_of(split, 0)]
+    other = np.setdiff1d(unseen, mine)[0]
+    for name in ("train_items", "candidates"):
         changed = getattr(split, name).copy()
-        changed.flat[0] = np.setdiff1d(unseen, mine)[0]
+        changed.flat[0] = other
         assert dataclasses.replace(split, **{name: changed}).sha256 != split.sha256
+    for name in ("valid", "test"):
+        changed = getattr(split, name).items.copy()
+        changed[0] = other
+        changed = dataclasses.replace(split, **{name: HeldOut.one_each(changed)})
+        assert changed.sha256 != split.sha256
+
+
+def held_out_of(split: Split, user: int) -> list[int]:
+    """Return a user's held-out items of both parts."""
+    return [item for part in (split.valid, split.test) for item in part.items[part.users == user]]
+
+
+def test_the_hash_of_shares_sees_who_has_what(shares):
+    moved = HeldOut(shares.valid.starts.copy(), shares.valid.items)
+    place = int(np.flatnonzero(moved.counts[:-1])[0]) + 1
+    moved.starts[place] -= 1  # the last item of that user is the next one's
+    assert dataclasses.replace(shares, valid=moved).sha256 != shares.sha256
 
 
 @pytest.mark.parametrize("keep", [0, 10, 1000, 0.5, 0.999])
@@ -216,54 +233,148 @@ def test_a_split_cut_short_is_refused(split, tmp_path, keep):
     content = path.read_bytes()
     path.write_bytes(content[: keep if isinstance(keep, int) else int(keep * len(content))])
     with pytest.raises(UserError, match=r"split\.npz: cut short"):
-        LeaveOneOutSplit.load(path)
+        Split.load(path)
 
 
 def test_foreign_files_are_refused(split, tmp_path):
     path = tmp_path / "split.npz"
     np.savez(path, other=np.arange(3))
     with pytest.raises(UserError, match="holds no 'format"):
-        LeaveOneOutSplit.load(path)
+        Split.load(path)
     np.save(tmp_path / "array.npy", np.arange(3))
     with pytest.raises(UserError, match=r"no \.npz file"):
-        LeaveOneOutSplit.load(tmp_path / "array.npy")
-    fields = vars(split)
-    np.savez(path, format="recdistill leave-one-out split 99", **fields)
+        Split.load(tmp_path / "array.npy")
+    split.save(path)
+    with np.load(path) as file:
+        fields = dict(file)
+    np.savez(path, **fields | {"format": "recdistill split 99"})
     with pytest.raises(UserError, match="not of the format"):
-        LeaveOneOutSplit.load(path)
-    np.savez(path, **fields | {"format": data_utils.SPLIT_FORMAT, "num_items": 10})
+        Split.load(path)
+    np.savez(path, **fields | {"item_ids": np.arange(10)})
     with pytest.raises(UserError, match="beyond 0 to 9"):
-        LeaveOneOutSplit.load(path)
+        Split.load(path)
     np.savez(path, train=np.zeros((1, 2)))
     with pytest.raises(UserError, match="holds no 'users"):
         read_published_split(path, "CiteULike")
 
 
 def test_what_the_protocol_does_not_have_is_refused(split):
+    valid, test = split.valid.items, split.test.items
+
     def other(**changes):
-        arrays = {name: getattr(split, name).copy() for name in changes}
+        arrays = {}
         for name, (place, value) in changes.items():
+            of = getattr(split, name)
+            arrays[name] = (of.items if name in ("valid", "test") else of).copy()
             arrays[name][place] = value
+            if name in ("valid", "test"):
+                arrays[name] = HeldOut.one_each(arrays[name])
         return dataclasses.replace(split, **arrays)
 
     seen = split.train_items[split.train_users == 3][0]
     for changes, words in (
-        ({"candidates": ((3, 5), split.test[3])}, "held-out items are among the candidates"),
-        ({"candidates": ((3, 5), split.valid[3])}, "held-out items are among the candidates"),
-        ({"test": (3, split.valid[3])}, "a pair of user and item stands there twice"),
+        ({"candidates": ((3, 5), test[3])}, "held-out items are among the candidates"),
+        ({"candidates": ((3, 5), valid[3])}, "held-out items are among the candidates"),
+        ({"test": (3, valid[3])}, "a pair of user and item stands there twice"),
         ({"valid": (3, seen)}, "a pair of user and item stands there twice"),
         ({"candidates": ((3, 5), -1)}, "candidates has -1 to"),
-        ({"train_users": (0, split.num_users)}, "train_users has 0 to 1000, beyond 0 to 999"),
+        ({"train_users": (-1, split.num_users)}, "train_users has 0 to 1000, beyond 0 to 999"),
+        ({"train_users": (0, 1)}, "training pairs are not user by user"),
     ):
         with pytest.raises(UserError, match=words):
             other(**changes)
     for change, words in (
         ({"candidates": split.candidates[:, :100]}, "not 1,000 x 499 integers"),
         ({"candidates": split.candidates.astype(float)}, "candidates is float64 of"),
-        ({"valid": split.valid[:-1]}, "valid is int64 of 999, not 1,000 integers"),
+        ({"valid": HeldOut.one_each(valid[:-1])}, "valid_starts is int64 of 1,000, not 1,001"),
+        ({"valid": HeldOut(split.valid.starts + 1, valid)}, "valid_starts has 1 to 1001, beyond"),
+        ({"valid": HeldOut(split.valid.starts[::-1].copy(), valid)}, "do not go from 0 to 1000"),
+        ({"candidates": None, "valid": HeldOut(split.valid.starts * 0, valid)}, "do not go from 0"),
+        ({"valid": HeldOut(np.r_[0, 0, 2:1001], valid)}, "not one held-out item a user"),
+        ({"user_ids": split.user_ids.reshape(2, -1)}, "user_ids are no row of ids"),
     ):
         with pytest.raises(UserError, match=words):
             dataclasses.replace(split, **change)
+
+
+# --- by shares -----------------------------------------------------------------------------------
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_shares_are_a_fifth_of_each_users_items(data):
+    """Training and held-out parts are the pairs, but for what nobody trains on."""
+    pairs = {(0, item) for item in range(5)}  # so that somebody is measured
+    for user in range(data.draw(st.integers(1, 6), "users")):
+        items = data.draw(st.sets(st.integers(0, 40), min_size=1, max_size=30), f"user {user}")
+        pairs |= {(user + 1, item) for item in items}
+    seed = data.draw(st.integers(0, 1000), "seed")
+    interactions = _interactions([*pairs], 41)
+    try:
+        split = by_share(interactions, seed)
+    except UserError:  # all that was held out, nobody trains on
+        return
+    trained = list(zip(split.train_users.tolist(), split.train_items.tolist(), strict=True))
+    held_out = {
+        name: list(zip(part.users.tolist(), part.items.tolist(), strict=True))
+        for name, part in (("valid", split.valid), ("test", split.test))
+    }
+    parts = [*trained, *held_out["valid"], *held_out["test"]]
+    assert len(parts) == len(set(parts))
+    assert set(parts) <= pairs
+    known = {item for _, item in trained}
+    for user in range(split.num_users):
+        count = sum(u == user for u, _ in pairs)
+        assert sum(u == user for u, _ in trained) == count - 2 * int(0.2 * count)
+        mine = [sum(u == user for u, _ in held_out[name]) for name in held_out]
+        assert max(mine) <= int(0.2 * count)
+        assert (mine[0] == 0) == (mine[1] == 0)
+    assert {item for name in held_out for _, item in held_out[name]} <= known
+    assert list(split.train_users) == sorted(split.train_users)
+
+
+def test_shares_are_drawn_uniformly_by_the_seed():
+    interactions = _interactions([(user, item) for user in range(400) for item in range(10)], 10)
+    made = [by_share(interactions, seed) for seed in range(3)]
+    assert by_share(interactions, 1).sha256 == made[1].sha256 != made[2].sha256
+    for part in ("valid", "test"):
+        drawn = np.concatenate([getattr(split, part).items for split in made])
+        assert len(drawn) == 3 * 400 * 2
+        assert chisquare(np.bincount(drawn, minlength=10)).pvalue > 1e-4
+
+
+def test_shares_of_lists_that_are_too_short_are_refused():
+    with pytest.raises(UserError, match="nobody is left with an item for validation"):
+        by_share(_interactions([(user, item) for user in range(9) for item in range(4)], 4), 0)
+
+
+def test_a_kept_split_by_shares_is_read_back_whole(shares, tmp_path):
+    shares.save(tmp_path / "split.npz")
+    kept = Split.load(tmp_path / "split.npz")
+    assert kept.sha256 == shares.sha256
+    assert kept.candidates is None
+    assert kept.protocol == shares.protocol
+    assert np.array_equal(kept.item_ids, shares.item_ids)
+
+
+def test_citeulike_by_shares_has_the_size_that_hetcomp_has():
+    """78,958 pairs for training, as its description gives for another draw of the same rule."""
+    path = real_file("CiteULike", "users.dat")
+    split = by_share(read_users_dat(path, 5), 0, "CiteULike")
+    assert len(split.train_users) == 78_958
+    assert np.count_nonzero(split.test.counts) == pytest.approx(4719, abs=60)
+    assert len(split.test.items) == pytest.approx(20_823, abs=150)
+
+
+def test_the_ids_of_the_raw_file_are_kept(tmp_path):
+    path = tmp_path / "users.dat"
+    path.write_text("0\n5 70 80 90 100 110\n5 110 100 90 80 70\n5 70 80 90 100 110\n")
+    split = by_share(read_users_dat(path, 5), 3, "data")
+    assert split.user_ids.tolist() == [1, 2, 3]
+    assert split.item_ids.tolist() == [70, 80, 90, 100, 110]
+    assert split.train_items[split.train_users == 1].tolist() != sorted(
+        split.train_items[split.train_users == 1]
+    )  # in the file's order
 
 
 # --- where data comes from -----------------------------------------------------------------------
@@ -271,7 +382,7 @@ def test_what_the_protocol_does_not_have_is_refused(split):
 
 def test_a_split_is_made_once_and_tied_to_its_source(workdir, monkeypatch):
     made = load_split("synthetic", "seed", 1, "data")
-    path = workdir / "data/synthetic/loo_seed1.npz"
+    path = workdir / "data/synthetic/split_seed1.npz"
     written = path.stat().st_mtime_ns
     assert load_split("synthetic", "seed", 1, "data").sha256 == made.sha256
     assert path.stat().st_mtime_ns == written
@@ -355,7 +466,7 @@ def test_a_connection_that_breaks_is_not_taken_for_a_full_disk(server, tmp_path,
 
 def test_without_a_network_one_line_says_what_to_put_where(workdir, monkeypatch):
     source = SOURCES["CiteULike"]
-    closed = data_utils.Source("http://127.0.0.1:1/users.dat", source.sha256, 5)
+    closed = sources.Source("http://127.0.0.1:1/users.dat", source.sha256, 5)
     monkeypatch.setitem(SOURCES, "CiteULike", closed)
     with pytest.raises(UserError, match=r"data/CiteULike/users\.dat: no such file.*put the file"):
         load_split("CiteULike", "seed", 0, "data")
@@ -366,7 +477,7 @@ def test_a_missing_file_is_downloaded_and_another_one_refused(server, workdir, m
     lines = "".join(f"5 {' '.join(str(5 * n + k) for k in range(5))}\n" for n in range(200))
     monkeypatch.setattr("test_data.CONTENT", lines.encode())
     digest = hashlib.sha256(lines.encode()).hexdigest()
-    source = data_utils.Source(f"{server}/users.dat", digest, 5)
+    source = sources.Source(f"{server}/users.dat", digest, 5)
     monkeypatch.setitem(SOURCES, "CiteULike", source)
     assert load_split("CiteULike", "seed", 0, "data").num_users == 200
     (workdir / "data/CiteULike/users.dat").write_text(lines + "5 1 2 3 4 5\n")

@@ -9,20 +9,21 @@ from types import SimpleNamespace
 import pytest
 import torch
 from scipy.stats import chisquare
-from torch import nn
 
 from Models import build_model, distillers
 from Models.distillers import CD, DE, RD, RRD, ItemSideRRD
+from Models.distillers.distiller import Distiller, RepresentationDistiller
 from Models.distillers.rd import discrepancy_weights, position_weights
 from Models.distillers.rrd import relaxed_ranking_loss
 from Models.distillers.sampling import RankingLists
 from Models.recommender import Recommender
-from Models.teacher import Teacher, top_lists
-from Utils.dataset import PairSampler, distinct_by_weight
+from Models.teacher import TrainedTeacher, top_lists
+from Utils.dataset import Pairs, PairSampler, Users, distinct_by_weight
 from Utils.errors import UserError
 from Utils.files import sha256_of
+from Utils.seeding import Draws
 
-BATCH = torch.tensor([[3, 5, 3, 9, 5, 3], [7, 8, 9, 7, 7, 1], [1, 7, 7, 30, 2, 7]])
+BATCH = Pairs(*torch.tensor([[3, 5, 3, 9, 5, 3], [7, 8, 9, 7, 7, 1], [1, 7, 7, 30, 2, 7]]))
 
 # --- the relaxed ranking loss ----------------------------------------------------------------
 
@@ -101,7 +102,7 @@ def lists(K=2, L=3, T=2.0, pool=6, columns=20, rows=1, **changes) -> RankingList
     """Row r has the list 19, 18, ... and the training pairs (r, 0), (r, 1)."""
     top = torch.arange(columns - 1, columns - 1 - pool, -1).int().expand(rows, -1)
     seen = torch.cartesian_prod(torch.arange(rows), torch.arange(2)).T.numpy()
-    other = {"interesting": "sampled", "below_drawn": False, "seed": 0, "kind": "items"}
+    other = {"interesting": "sampled", "below_drawn": False, "draws": Draws(0), "kind": "items"}
     return RankingLists(top, tuple(seen), columns, K=K, L=L, T=T, **other | changes)
 
 
@@ -160,7 +161,7 @@ def test_lists_depend_on_depend_on_seed_kind_and_epoch_alone():
     first.draw(3)
     again = torch.cat(first.draw(2), dim=1)
     assert torch.equal(again, torch.cat(lists(rows=50).draw(2), dim=1))
-    for changes, epoch in (({}, 3), ({"seed": 1}, 2), ({"kind": "users"}, 2)):
+    for changes, epoch in (({}, 3), ({"draws": Draws(1)}, 2), ({"kind": "users"}, 2)):
         assert not torch.equal(again, torch.cat(lists(rows=50, **changes).draw(epoch), dim=1))
 
 
@@ -291,7 +292,7 @@ def test_de_is_the_distance_of_each_user_and_item(student, teacher, variant, exp
             weights = torch.full((len(entities), size), 1 / size)
         return slow_distances(de, student, teacher, kind, entities, weights)
 
-    users, positives, negatives = BATCH.tolist()
+    users, positives, negatives = (column.tolist() for column in BATCH)
     if variant == "paper":
         parts = distances("user", users) + distances("item", positives + negatives)
         expected = sum(part**0.5 for part in parts)
@@ -346,14 +347,14 @@ def test_the_preferred_expert_of_everybody(student, teacher, split):
         experts(student, teacher, expert_selection="one_large").most_probable_experts()
 
 
-def neumf_pair(split, teacher) -> tuple[Recommender, Teacher]:
+def neumf_pair(split, teacher) -> tuple[Recommender, TrainedTeacher]:
     """A student and a teacher that encode users and items jointly."""
     models = []
     for dim, seed in ((4, 0), (6, 1)):
-        models.append(build_model("NeuMF", split.num_users, split.num_items, dim, seed=seed))
+        models.append(build_model("NeuMF", split, dim, seed=seed))
         for parameter in models[-1].parameters():
             torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(seed))
-    return models[0], Teacher(models[1], split, teacher.path)
+    return models[0], TrainedTeacher(models[1], split, teacher.path)
 
 
 def test_pairs_have_one_set_of_experts(teacher, split):
@@ -568,15 +569,62 @@ def test_the_students_list_is_made_anew_and_survives_a_resume(student, teacher, 
 # --- what they share ---------------------------------------------------------------------------
 
 
-def all_distillers(student, teacher) -> list[nn.Module]:
-    rrd = RRD(student, teacher, K=3, L=2, T=3.0, pool=50)
+def all_distillers(student, teacher, name="") -> list[Distiller]:
+    rrd = RRD(student, teacher, K=3, L=2, T=3.0, pool=50, name=name)
     return [
-        experts(student, teacher, expert_selection="attention"),
+        experts(student, teacher, expert_selection="attention", name=name),
         rrd,
-        ItemSideRRD(rrd, student, teacher, K=3, L=2, T=3.0, pool=50),
-        ranking_distillation(student, teacher, warm_up=0),
-        collaborative(student, teacher),
+        ItemSideRRD(rrd, student, teacher, K=3, L=2, T=3.0, pool=50, name=name),
+        ranking_distillation(student, teacher, warm_up=0, name=name),
+        collaborative(student, teacher, name=name),
     ]
+
+
+def test_two_of_a_kind_draw_alike_unless_they_are_named(student, teacher):
+    """Weights, noise and lists of a second one in the same run are others by its name alone."""
+
+    def drawn(name: str) -> list[torch.Tensor]:
+        found = []
+        for distiller in all_distillers(student, teacher, name=name):
+            if hasattr(distiller, "rrd"):
+                distiller.rrd.begin_epoch(0)
+            distiller.begin_epoch(0)
+            kept = {"items", "users", "samples"} & vars(distiller).keys()
+            found += [getattr(distiller, each).flatten() for each in sorted(kept)]
+            found += [parameter.detach().flatten() for parameter in distiller.parameters()]
+        noise = experts(student, teacher, name=name)
+        noise.begin_epoch(3)
+        return [*found, torch.rand(9, generator=noise.noise)]
+
+    first, same, other = drawn(""), drawn(""), drawn("second")
+    assert len(first) > 10
+    for mine, again, theirs in zip(first, same, other, strict=True):
+        assert torch.equal(mine, again)
+        if mine.numel() and mine.unique().numel() > 1:
+            assert not torch.equal(mine, theirs)
+
+
+def test_a_representation_distiller_takes_any_target(student, teacher):
+    """An assistant between teacher and student would ask for the distance to its own."""
+    de = experts(student, teacher, expert_selection="one_small")
+    assert isinstance(de, RepresentationDistiller)
+    (users, items), weights = de.entities(BATCH)
+    assert users.tolist() == [3, 5, 9]
+    assert weights["user"].tolist() == [1.0, 1.0, 1.0]
+    h_s = student.representations(users, items)
+    target = de.experts["user"](h_s["user"], torch.ones(3, 1)).detach()
+    assert de.distance("user", h_s["user"], target).abs().max() < 1e-8
+    nearer = de.distance("user", h_s["user"], target + 1)
+    torch.testing.assert_close(nearer, torch.full((3,), 16.0), rtol=1e-4, atol=0)
+
+
+def test_users_are_all_that_lists_need(student, teacher):
+    """So that methods on lists serve a base model that trains on users and not on pairs."""
+    for distiller in all_distillers(student, teacher)[1:]:
+        if hasattr(distiller, "rrd"):
+            distiller.rrd.begin_epoch(0)
+        distiller.begin_epoch(0)
+        assert torch.equal(distiller.loss(BATCH), distiller.loss(Users(BATCH.users)))
 
 
 def test_repeats_that_weigh_nothing_change_neither_loss_nor_gradient(student, teacher, monkeypatch):
@@ -603,9 +651,9 @@ def test_repeats_that_weigh_nothing_change_neither_loss_nor_gradient(student, te
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device at hand")
 def test_cuda_gives_the_losses_of_the_cpu_and_never_waits(student, teacher, split):
-    copy = build_model("BPR", split.num_users, split.num_items, 8, seed=0).cuda()
+    copy = build_model("BPR", split, 8, seed=0).cuda()
     copy.load_state_dict(student.state_dict())
-    moved = Teacher(deepcopy(teacher.model).cuda(), split, teacher.path)
+    moved = TrainedTeacher(deepcopy(teacher.model).cuda(), split, teacher.path)
     for mine, theirs in zip(
         all_distillers(student, teacher), all_distillers(copy, moved), strict=True
     ):
@@ -618,7 +666,7 @@ def test_cuda_gives_the_losses_of_the_cpu_and_never_waits(student, teacher, spli
             setattr(theirs, name, getattr(mine, name).cuda())
         if hasattr(mine, "rrd"):
             theirs.rrd.items = mine.rrd.items.cuda()
-        batch = BATCH.cuda()
+        batch = Pairs(*(column.cuda() for column in BATCH))
         theirs.loss(batch)  # kernels are loaded
         torch.cuda.set_sync_debug_mode("error")
         loss = theirs.loss(batch)

@@ -4,14 +4,17 @@ import math
 
 import pytest
 import torch
+from conftest import split_of
 from torch import Tensor
 
 from Models import MODELS, build_model
 from Models.recommender import Recommender
+from Utils.dataset import Pairs
 from Utils.errors import UserError
 from Utils.optimizer import DenseAdam
 
 USERS, ITEMS = 12, 30
+SPLIT = split_of(USERS, ITEMS)
 
 
 KINDS = [(name, {}) for name in MODELS] + [("NeuMF", {"num_layers": 3})]
@@ -21,7 +24,7 @@ KINDS = [(name, {}) for name in MODELS] + [("NeuMF", {"num_layers": 3})]
 def model(request):
     """A small model of every kind, in double precision."""
     name, options = request.param
-    return build_model(name, USERS, ITEMS, 6, seed=0, **options).double()
+    return build_model(name, SPLIT, 6, seed=0, **options).double()
 
 
 @pytest.fixture(params=[True, False], ids=["gradients", "no gradients"])
@@ -82,9 +85,7 @@ def test_representations_are_of_users_and_items_or_of_pairs(model):
 
 def test_the_seed_decides_the_first_weights(model):
     name, options = type(model).__name__, {o: getattr(model, o) for o in model.options}
-    same, other = (
-        build_model(name, USERS, ITEMS, 6, seed=seed, **options).double() for seed in (0, 1)
-    )
+    same, other = (build_model(name, SPLIT, 6, seed=seed, **options).double() for seed in (0, 1))
     for key, value in model.state_dict().items():
         assert torch.equal(value, same.state_dict()[key])
         assert value.unique().numel() == 1 or not torch.equal(value, other.state_dict()[key])
@@ -92,24 +93,24 @@ def test_the_seed_decides_the_first_weights(model):
 
 def test_the_loss_is_a_sum_over_the_batch(model):
     users, positives, negatives = torch.tensor([[0, 1, 2], [3, 4, 5], [6, 7, 8]])
-    parts = [model.loss(users[[i]], positives[[i]], negatives[[i]]) for i in range(3)]
-    torch.testing.assert_close(model.loss(users, positives, negatives), sum(parts))
+    parts = [model.loss(Pairs(users[[i]], positives[[i]], negatives[[i]])) for i in range(3)]
+    torch.testing.assert_close(model.loss(Pairs(users, positives, negatives)), sum(parts))
 
 
 def test_the_gradient_is_that_of_finite_differences(model):
-    batch = torch.tensor([[0, 1, 0], [3, 4, 3], [6, 3, 8]])  # with repeats and shared items
+    batch = Pairs(*torch.tensor([[0, 1, 0], [3, 4, 3], [6, 3, 8]]))  # with repeats and shared items
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(5))
-    model.loss(*batch).backward()
+    model.loss(batch).backward()
     for parameter in model.parameters():
         gradient = parameter.grad.to_dense()
         for place in range(0, parameter.numel(), 2):
             flat = parameter.data.view(-1)
             kept, step = flat[place].item(), 1e-6
             flat[place] = kept + step
-            above = model.loss(*batch).item()
+            above = model.loss(batch).item()
             flat[place] = kept - step
-            below = model.loss(*batch).item()
+            below = model.loss(batch).item()
             flat[place] = kept
             assert gradient.view(-1)[place].item() == pytest.approx(
                 (above - below) / (2 * step), abs=1e-6
@@ -139,7 +140,7 @@ def test_the_loss_is_finite_for_large_scores(model):
         torch.nn.init.constant_(parameter, 1e2)
         parameter.data[::2] *= -1
     for batch in (torch.tensor([[0], [1], [2]]), torch.tensor([[0], [2], [1]])):
-        assert model.loss(*batch).isfinite()
+        assert model.loss(Pairs(*batch)).isfinite()
 
 
 def test_a_checkerboard_is_learned(model):
@@ -150,14 +151,14 @@ def test_a_checkerboard_is_learned(model):
     generator = torch.Generator().manual_seed(0)
     for _ in range(60):
         shift = torch.randint(ITEMS // 2, users.shape, generator=generator)
-        model.loss(users, positives, (positives + 1 + 2 * shift) % ITEMS).backward()
+        model.loss(Pairs(users, positives, (positives + 1 + 2 * shift) % ITEMS)).backward()
         optimizer.step()
     best = model.score_all(torch.arange(USERS)).topk(ITEMS // 2).indices
     assert torch.equal(best % 2, (torch.arange(USERS) % 2).unsqueeze(1).expand_as(best))
 
 
 def test_bpr_is_the_negative_log_sigmoid_of_the_margin():
-    model = build_model("BPR", USERS, ITEMS, 6, seed=0).double()
+    model = build_model("BPR", SPLIT, 6, seed=0).double()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(7))
     batch = torch.tensor([[0, 1], [3, 4], [6, 3]])
@@ -170,13 +171,13 @@ def test_bpr_is_the_negative_log_sigmoid_of_the_margin():
             total -= math.log(1 / (1 + math.exp(-margin)))
         return total
 
-    assert model.loss(*batch).item() == pytest.approx(slow(*batch))
+    assert model.loss(Pairs(*batch)).item() == pytest.approx(slow(*batch))
 
 
 def test_bpr_counts_its_parameters_as_the_paper_does():
     # DE-RRD, Table 3: 6.08 M and 0.608 M, with one user and one item more than there are.
-    assert build_model("BPR", 5220, 25182, 200, seed=0).num_parameters() == 6_080_400
-    assert build_model("BPR", 5220, 25182, 20, seed=0).num_parameters() == 608_040
+    assert build_model("BPR", split_of(5220, 25182), 200, seed=0).num_parameters() == 6_080_400
+    assert build_model("BPR", split_of(5220, 25182), 20, seed=0).num_parameters() == 608_040
 
 
 # --- NeuMF -----------------------------------------------------------------------------------
@@ -201,7 +202,7 @@ def slow_neumf(model, user: int, item: int) -> float:
 
 @pytest.mark.parametrize("num_layers", [1, 2, 3])
 def test_neumf_scores_and_loses_as_its_formulas_say(num_layers):
-    model = build_model("NeuMF", USERS, ITEMS, 6, seed=0, num_layers=num_layers).double()
+    model = build_model("NeuMF", SPLIT, 6, seed=0, num_layers=num_layers).double()
     generator = torch.Generator().manual_seed(3)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, generator=generator)
@@ -211,7 +212,7 @@ def test_neumf_scores_and_loses_as_its_formulas_say(num_layers):
     for user, positive, negative in zip(*batch.tolist(), strict=True):
         total -= math.log(1 / (1 + math.exp(-slow_neumf(model, user, positive))))
         total -= math.log(1 - 1 / (1 + math.exp(-slow_neumf(model, user, negative))))
-    assert model.loss(users, positives, negatives).item() == pytest.approx(total)
+    assert model.loss(Pairs(users, positives, negatives)).item() == pytest.approx(total)
     found = model.score(users, negatives).tolist()
     assert found == pytest.approx([slow_neumf(model, u, i) for u, i in ((0, 6), (1, 3), (0, 8))])
     pairs = model.representations(users, positives)["pair"]
@@ -221,12 +222,12 @@ def test_neumf_scores_and_loses_as_its_formulas_say(num_layers):
 def test_neumf_counts_its_parameters_as_the_paper_does():
     # DE-RRD, Table 3: 15.33 M, 7.63 M and 1.52 M, with one user and one item more than there are.
     for dim, millions in ((250, 15.33), (125, 7.63), (25, 1.52)):
-        model = build_model("NeuMF", 5220, 25182, dim, seed=0)
+        model = build_model("NeuMF", split_of(5220, 25182), dim, seed=0)
         assert round(model.num_parameters() / 1e6, 2) == millions
 
 
 def test_neumf_begins_as_described():
-    model = build_model("NeuMF", 2000, 3000, 20, seed=0, num_layers=2)
+    model = build_model("NeuMF", split_of(2000, 3000), 20, seed=0, num_layers=2)
     for table in (*model.gmf.values(), *model.mlp.values()):
         assert table.weight.std().item() == pytest.approx(0.01, rel=0.02)
     for layer, widths in ((model.hidden[0], (40, 20)), (model.hidden[1], (20, 10))):
@@ -240,10 +241,10 @@ def test_neumf_begins_as_described():
 
 def test_models_and_settings_that_are_not_there_are_refused():
     with pytest.raises(UserError, match=r"--num_layers 4: .* 6 units end below one; use 3 or"):
-        build_model("NeuMF", USERS, ITEMS, 6, seed=0, num_layers=4)
+        build_model("NeuMF", SPLIT, 6, seed=0, num_layers=4)
     with pytest.raises(UserError, match="--num_layers 2: BPR has no such setting; leave it out"):
-        build_model("BPR", USERS, ITEMS, 6, seed=0, num_layers=2)
+        build_model("BPR", SPLIT, 6, seed=0, num_layers=2)
     with pytest.raises(UserError, match=r"--model 'neumf' is unknown; did you mean NeuMF\?"):
-        build_model("neumf", USERS, ITEMS, 6, seed=0)
+        build_model("neumf", SPLIT, 6, seed=0)
     with pytest.raises(UserError, match=r"--model 'xyz' is unknown; There are BPR; NeuMF"):
-        build_model("xyz", USERS, ITEMS, 6, seed=0)
+        build_model("xyz", SPLIT, 6, seed=0)

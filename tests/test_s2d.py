@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from conftest import run, settings
 
 import main_DERRD
-import main_no_KD
 import main_S2D
 import main_SVD
 import main_URRD
@@ -19,9 +19,11 @@ from Models.bpr import BPR
 from Models.distillers import S2D, s2d
 from Models.low_rank import leading_factors, low_rank_factors, spectral_start
 from Models.recommender import Recommender
+from Utils.dataset import Users
 from Utils.errors import UserError
 
 USERS = torch.tensor([3, 500, 17, 999])
+BATCH = Users(USERS)
 K, TAU = 6, 2.0
 
 
@@ -48,7 +50,7 @@ def test_losses_and_gradients_are_those_of_a_slow_loop(
     part, block, student, teacher, split, monkeypatch
 ):
     monkeypatch.setattr(s2d, "BLOCK", block)
-    found = S2D(student, teacher, K, TAU).losses(USERS)[part]
+    found = S2D(student, teacher, K=K, tau=TAU).losses(BATCH)[part]
     expected = slow_losses(student, teacher, split)[part]
     assert found.item() == pytest.approx(expected.item(), rel=1e-5)
     of_found, of_expected = (
@@ -64,17 +66,18 @@ def test_a_user_without_training_items_has_no_hard_loss(num_samples, student, te
     kept = split.train_users != last
     columns = {"train_users": split.train_users[kept], "train_items": split.train_items[kept]}
     teacher.split = dataclasses.replace(split, **columns)
-    distiller = S2D(student, teacher, K, TAU, num_samples)
+    distiller = S2D(student, teacher, K=K, tau=TAU, num_samples=num_samples)
     distiller.begin_epoch(0)
-    hard, soft = distiller.losses(torch.tensor([last]))
+    hard, soft = distiller.losses(Users(torch.tensor([last])))
     assert hard == 0
     assert soft > 0
     gradients = torch.autograd.grad(hard + soft, student.encode())
     assert all(gradient.to_dense().isfinite().all() for gradient in gradients)
     expected = [
-        S2D(student, teacher, K, TAU).losses(torch.tensor([u]))[0].item() for u in (3, last)
+        S2D(student, teacher, K=K, tau=TAU).losses(Users(torch.tensor([u])))[0].item()
+        for u in (3, last)
     ]
-    both = S2D(student, teacher, K, TAU).losses(torch.tensor([3, last]))[0]
+    both = S2D(student, teacher, K=K, tau=TAU).losses(Users(torch.tensor([3, last])))[0]
     assert both.item() == pytest.approx(sum(expected))
 
 
@@ -95,10 +98,13 @@ def test_the_normaliser_is_right_for_scores_far_apart():
 
 
 def test_a_sample_of_everything_is_the_whole_catalogue(student, teacher, split):
-    losses = [S2D(student, teacher, K, TAU, size) for size in (0, split.num_items, 10**6)]
+    losses = [
+        S2D(student, teacher, K=K, tau=TAU, num_samples=size)
+        for size in (0, split.num_items, 10**6)
+    ]
     for distiller in losses:
         distiller.begin_epoch(0)
-    whole, *sampled = (sum(distiller.losses(USERS)) for distiller in losses)
+    whole, *sampled = (sum(distiller.losses(BATCH)) for distiller in losses)
     expected = torch.autograd.grad(whole, student.encode(), retain_graph=True)
     for found in sampled:
         torch.testing.assert_close(found, whole)
@@ -109,7 +115,7 @@ def test_a_sample_of_everything_is_the_whole_catalogue(student, teacher, split):
 
 def test_the_sampled_normaliser_is_right_in_expectation(student, teacher):
     """Over 2,000 draws of 100 items; what is known is never counted."""
-    distiller = S2D(student, teacher, K, TAU, num_samples=100)
+    distiller = S2D(student, teacher, K=K, tau=TAU, num_samples=100)
     distiller.begin_epoch(0)
     p, q = (factor.detach() / 2 for factor in student.encode())
     known = distiller.top[USERS]
@@ -122,10 +128,10 @@ def test_the_sampled_normaliser_is_right_in_expectation(student, teacher):
 
 
 def test_a_sample_of_known_items_alone_is_no_trouble(student, teacher, split):
-    distiller = S2D(student, teacher, split.num_items - 200, TAU, num_samples=1)
+    distiller = S2D(student, teacher, K=split.num_items - 200, tau=TAU, num_samples=1)
     distiller.begin_epoch(0)
     for _ in range(20):
-        loss = sum(distiller.losses(USERS))
+        loss = sum(distiller.losses(BATCH))
         assert loss.isfinite()
         assert all(
             g.to_dense().isfinite().all() for g in torch.autograd.grad(loss, student.encode())
@@ -147,17 +153,17 @@ def test_the_start_is_the_truncated_svd_of_the_teachers_scores(student, teacher)
 def test_the_leading_factors_of_scores_are_nearly_their_best_ones(teacher):
     scores = teacher.model.score_all(torch.arange(teacher.model.num_users)).double()
     values = np.linalg.svd(scores.numpy(), compute_uv=False)
-    p, q = low_rank_factors(*leading_factors(teacher.model, 12), 8)
+    p, q = low_rank_factors(*leading_factors(teacher, 12), 8)
     least = np.sqrt(np.square(values[8:]).sum())
     assert (scores - p @ q.T).norm().item() < 1.01 * least
 
 
 def test_a_start_that_is_impossible_is_refused(teacher, neumf_path, split):
-    with pytest.raises(UserError, match=r"^--dim 17: .* has scores of rank 16"):
-        spectral_start(build_model("BPR", split.num_users, split.num_items, 17, 0), teacher)
-    common = {"dataset": "synthetic", "teacher": str(neumf_path), "dim": 8, "start": "spectral"}
+    with pytest.raises(UserError, match=r"^--dim 17: the scores are of rank 16 \(teacher BPR d=16"):
+        spectral_start(build_model("BPR", split, 17, 0), teacher)
+    common = {"teacher": str(neumf_path), "dim": 8, "start": "spectral"}
     with pytest.raises(UserError, match=r"^--model NeuMF: its scores are not inner products"):
-        main_URRD.main(main_URRD.Settings(model="NeuMF", **common))
+        run(main_URRD, model="NeuMF", **common)
 
 
 class Weighted(BPR):
@@ -165,7 +171,7 @@ class Weighted(BPR):
 
     assign = Recommender.assign
 
-    def encode(self):
+    def factors(self):
         """Return the tables, with the first dimension doubled."""
         weights = torch.ones(self.dim).index_fill(0, torch.tensor(0), 2.0)
         return self.user.weight * weights, self.item.weight
@@ -177,22 +183,22 @@ def test_factors_that_are_computed_are_no_start_and_no_teacher_is_trained_first(
 ):
     monkeypatch.setitem(MODELS, "Weighted", Weighted)
     names = {field.name for field in dataclasses.fields(script.Settings)}
-    flags = {"dataset": "synthetic", "model": "Weighted", "dim": 8, "teacher_dim": 16}
+    flags = {"model": "Weighted", "dim": 8, "teacher_dim": 16}
     flags |= {"lr": 0.01, "reg": 0.0, "batch_size": 1024, "K": 5, "L": 5, "T": 1.0}
     flags |= {"lmbda_DE": 1.0, "lmbda_RRD": 1.0, "num_experts": 2, "start": "spectral"}
     with pytest.raises(UserError, match=r"^--model Weighted: its factors are not kept, but comp"):
-        script.main(script.Settings(**{k: v for k, v in flags.items() if k in names}))
+        run(script, **{k: v for k, v in flags.items() if k in names})
     assert not (workdir / "checkpoints").exists()
 
 
 # --- runs ----------------------------------------------------------------------------------------
 
 
-def run(path, **changes) -> dict:
-    """Run the script on the built-in data and return its summary."""
-    usual = {"dataset": "synthetic", "dim": 8, "max_epoch": 8, "lr": 0.01, "reg": 0.001}
+def taught(path, **changes) -> None:
+    """Run the script on the built-in data, for a short time."""
+    usual = {"dim": 8, "max_epoch": 8, "lr": 0.01, "reg": 0.001}
     usual |= {"batch_size": 100, "K": 20, "tau": 2.0, "w": 0.3, "teacher": str(path)}
-    main_S2D.main(main_S2D.Settings(**usual | changes))
+    run(main_S2D, **usual | changes)
 
 
 def summary(workdir, folder: str) -> dict:
@@ -202,21 +208,20 @@ def summary(workdir, folder: str) -> dict:
 def test_the_data_alone_need_no_teacher(workdir, teacher_path, neumf_path):
     """With w = 1 and a random start, it makes no difference who the teacher is."""
     for name, path in (("one", teacher_path), ("other", neumf_path)):
-        run(path, name=name, w=1.0, start="random", max_epoch=2)
+        taught(path, name=name, w=1.0, start="random", max_epoch=2)
     one, other = (summary(workdir, f"S2D-{name}") for name in ("one", "other"))
     assert one["test"] == other["test"]
 
 
 def test_the_teacher_may_be_of_another_base_model(workdir, neumf_path, split):
-    run(neumf_path, model="NeuMF")
+    taught(neumf_path, model="NeuMF")
     assert summary(workdir, "S2D")["model"] == "NeuMF"
     (path,) = workdir.glob("checkpoints/synthetic/NeuMF-d8/S2D/seed0/best.pt")
-    args = main_no_KD.Settings(dataset="synthetic", dim=8)
-    args.teacher = str(path)
+    args = settings(main_S2D, dim=8, teacher=str(path))
     student = load_teacher(args, split, torch.device("cpu")).model
     assert student.encode()[0].shape == (split.num_users, 8)
 
 
 def test_a_share_above_1_is_refused():
     with pytest.raises(UserError, match=r"^--w 1.5 is out of range; use a share, from 0 to 1"):
-        main_S2D.Settings(w=1.5)
+        settings(main_S2D, w=1.5)

@@ -8,11 +8,12 @@ from conftest import real_file
 from scipy.stats import chisquare
 from torch import nn
 
-from Utils.data_utils import Interactions, leave_one_out
 from Utils.dataset import PairSampler
 from Utils.errors import UserError
+from Utils.interactions import Interactions
 from Utils.optimizer import DenseAdam
 from Utils.selection import Selection
+from Utils.split import FULL_RANKING, LEAVE_ONE_OUT, leave_one_out
 
 # --- batches -----------------------------------------------------------------------------------
 
@@ -61,11 +62,12 @@ def test_a_user_of_nearly_everything_still_gets_negatives():
     split = leave_one_out(
         Interactions(*arrays, torch.arange(2).numpy(), torch.arange(1200).numpy(), "hash"), 0
     )
-    object.__setattr__(split, "num_items", 603)  # user 1 now lacks 3 items and its held-out ones
+    # user 1 now lacks 3 items and its held-out ones
+    object.__setattr__(split, "item_ids", split.item_ids[:603])
     for batch_users, _, negatives in PairSampler(split, 64, 0, "cpu").epoch(0):
-        held_out = [600, 601, 602, split.valid[1], split.test[1]]
+        held_out = [600, 601, 602, split.valid.items[1], split.test.items[1]]
         assert all(int(n) in held_out for n in negatives[batch_users == 1])
-    object.__setattr__(split, "num_items", 598)
+    object.__setattr__(split, "item_ids", split.item_ids[:598])
     with pytest.raises(UserError, match="a user has all items"):
         PairSampler(split, 64, 0, "cpu")
 
@@ -108,27 +110,44 @@ def _follow(selection: Selection, rows: list[dict[str, float]]) -> int:
     """Feed epochs until the rule stops; return the last epoch."""
     for epoch, row in enumerate(rows):
         selection.update(epoch, row)
-        if selection.stops(epoch):
+        if selection.stops:
             return epoch
     return len(rows) - 1
 
 
 def test_the_papers_rule_takes_the_first_best_epoch_of_h5():
     rows = _rows(H_5=[0.1, 0.3, 0.2, 0.3, 0.2, 0.9], H_10=[0.1, 0.2, 0.3, 0.4, 0.5, 0.9])
-    selection = Selection("paper", patience=3)
+    selection = Selection("paper", LEAVE_ONE_OUT, patience=3)
     assert _follow(selection, rows) == 4  # three epochs after the best, which a tie does not renew
     assert [selection.epoch_for(n) for n in (5, 10, 20)] == [1, 1, 1]
 
 
 def test_the_published_rule_has_an_epoch_for_each_cutoff():
     rows = _rows(H_5=[0.3, 0.2, 0.2, 0.2], H_10=[0.1, 0.2, 0.1, 0.1], H_20=[0.1, 0.1, 0.1, 0.1])
-    selection = Selection("published_code", patience=2)
+    selection = Selection("published_code", LEAVE_ONE_OUT, patience=2)
     assert _follow(selection, rows) == 3  # two epochs after H@10 improved
     assert [selection.epoch_for(n) for n in (5, 10, 20)] == [0, 1, 0]
 
 
 def test_the_rules_patience_is_the_papers_and_the_codes():
-    assert (Selection("paper").patience, Selection("published_code").patience) == (30, 20)
+    rules = [Selection(rule, LEAVE_ONE_OUT) for rule in ("paper", "published_code")]
+    assert [rule.patience for rule in rules] == [30, 20]
+
+
+def test_in_full_ranking_patience_is_in_evaluations_and_another_metric_decides():
+    selection = Selection("paper", FULL_RANKING)
+    recalls = [0.1, 0.3, *[0.2] * 5]
+    kept = []
+    for number, recall in enumerate(recalls):
+        assert not selection.stops
+        kept.append(selection.update(10 * number, {"valid_R@10": 1 - recall, "valid_R@50": recall}))
+    assert selection.stops  # five evaluations after the best, which is of epoch 10
+    assert kept == [True, True] + [False] * 5
+    assert [selection.epoch_for(n) for n in (10, 50)] == [10, 10]
+    with pytest.raises(
+        UserError, match=r"--selection 'published_code' is unknown; There are paper"
+    ):
+        Selection("published_code", FULL_RANKING)
 
 
 @pytest.mark.parametrize("method", ["Student", "DE", "URRD", "IR_RRD"])
@@ -146,7 +165,7 @@ def test_the_published_rule_explains_the_published_logs(method):
             for row in csv.DictReader(file)
             if row["split"] == "test" and row["log"].lower() == f"{method.lower()}.log"
         )
-    selection = Selection("published_code")
+    selection = Selection("published_code", LEAVE_ONE_OUT)
     assert _follow(selection, rows) == int(theirs["last_epoch"])
     for n in (5, 10, 20):
         epoch = selection.epoch_for(n)
