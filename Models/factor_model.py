@@ -20,7 +20,7 @@ class FactorModel(Recommender):
 
     def __init__(self, split: Split, dim: int) -> None:
         super().__init__(split, dim)
-        self._encoded: tuple[tuple, tuple[Tensor, Tensor]] | None = None
+        self._encoded: tuple[tuple, bool, tuple[Tensor, Tensor]] | None = None
 
     @abstractmethod
     def factors(self) -> tuple[Tensor, Tensor]:
@@ -30,17 +30,26 @@ class FactorModel(Recommender):
         """Return the factors, computed once until a parameter changes: at the optimiser's step.
 
         So however many losses look at a graph model in a step, it is propagated once, and a frozen
-        one once for all. Within a step, gradients flow back through all uses together.
+        one once for all. Gradients flow back through all uses together; once they have, the factors
+        are computed anew.
         """
-        weights = ((each.data_ptr(), each._version) for each in self.parameters())
-        state = torch.is_grad_enabled(), self.training, *weights
-        if self._encoded is None or self._encoded[0] != state:
-            self._encoded = state, self.factors()
-        return self._encoded[1]
+        weights = tuple((each.data_ptr(), each._version) for each in self.parameters())
+        state, differentiable = (self.training, weights), torch.is_grad_enabled()
+        kept = self._encoded
+        if kept is None or kept[0] != state or (differentiable and not kept[1]):
+            factors = self.factors()
+            for each in factors:
+                if each.grad_fn is not None:
+                    each.register_hook(self._forget)
+            self._encoded = kept = state, differentiable, factors
+        return kept[2]
+
+    def _forget(self, _: Tensor | None = None) -> None:
+        self._encoded = None
 
     def begin_epoch(self, epoch: int) -> None:
-        """Forget the factors, for views and noise may be others now."""
-        self._encoded = None
+        """Compute the factors anew, for views and noise may be others now."""
+        self._forget()
 
     def rows(self, kind: str, ids: Tensor) -> Tensor:
         """Return the factors of some users or items, by ``kind``: ``(B,) -> (B, d)``."""

@@ -105,7 +105,7 @@ def test_the_gradient_is_that_of_finite_differences(model):
     for parameter in model.parameters():
         gradient = parameter.grad.to_dense()
         for place in range(0, parameter.numel(), 2):
-            flat = parameter.data.view(-1)
+            flat = parameter.detach().view(-1)
             kept, step = flat[place].item(), 1e-6
             flat[place] = kept + step
             above = model.loss(batch).item()
@@ -122,12 +122,13 @@ def test_gradients_of_lists_are_those_of_pairs(model):
     weights = torch.randn(3, 3, generator=torch.Generator().manual_seed(1)).double()
     flat = (users.repeat_interleave(3), items.flatten())
     found = []
-    for scores in (
-        model.score(users, items),
-        model.score(*flat).view(3, 3),
-        model.score(flat[0].view(3, 3).T, torch.tensor([1, 2, 29])),
-        model.score(flat[0].view(3, 3).T.flatten(), torch.tensor([1, 2, 29]).repeat_interleave(3)),
+    for pairs in (
+        (users, items),
+        flat,
+        (flat[0].view(3, 3).T, torch.tensor([1, 2, 29])),
+        (flat[0].view(3, 3).T.flatten(), torch.tensor([1, 2, 29]).repeat_interleave(3)),
     ):
+        scores = model.score(*pairs)
         (scores.view(3, 3) * weights).sum().backward()
         found.append([parameter.grad.to_dense() for parameter in model.parameters()])
         model.zero_grad()
@@ -138,7 +139,7 @@ def test_gradients_of_lists_are_those_of_pairs(model):
 def test_the_loss_is_finite_for_large_scores(model):
     for parameter in model.parameters():
         torch.nn.init.constant_(parameter, 1e2)
-        parameter.data[::2] *= -1
+        parameter.detach()[::2] *= -1
     for batch in (torch.tensor([[0], [1], [2]]), torch.tensor([[0], [2], [1]])):
         assert model.loss(Pairs(*batch)).isfinite()
 

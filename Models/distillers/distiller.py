@@ -29,9 +29,8 @@ class Distiller(nn.Module, ABC):
         super().__init__()
         self.name, self.draws = name, Draws(seed, name)
 
-    @abstractmethod
     def begin_epoch(self, epoch: int) -> None:
-        """Change what changes once an epoch: draws, schedules."""
+        """Change what changes once an epoch: draws, schedules; for some, nothing."""
 
     @abstractmethod
     def loss(self, batch: Pairs) -> Tensor:
