@@ -45,15 +45,15 @@ def graph(split, monkeypatch):
     return build_model("Graph", split, 8, seed=0)
 
 
-def begin(distillers) -> None:
-    for distiller in distillers:
-        distiller.begin_epoch(0)
+def begin(modules) -> None:
+    for module in modules:
+        module.begin_epoch(0)
 
 
 def test_a_trained_graph_is_propagated_once_a_step_however_many_losses_look(graph, teacher, split):
     distillers = all_distillers(graph, teacher)
     optimizer = DenseAdam(graph.parameters(), lr=0.01, weight_decay=0.0)
-    begin(distillers)
+    begin([graph, *distillers])
     for batch in list(PairSampler(split, 512, 0, "cpu").epoch(0))[:4]:
         before, graph.propagations = graph.user.weight.clone(), 0
         loss = graph.loss(batch) + sum(each.loss(batch) for each in distillers)
