@@ -8,9 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from scipy.stats import t, ttest_1samp
 
-from experiments.plan import Cell, planned
+from experiments.plan import TEACHER, Cell, planned
 from experiments.results import read_ranks
 from Utils.data_utils import warn
 from Utils.errors import UserError
@@ -90,11 +89,19 @@ class Evidence:
             found[summary["seed"]] = summary | {"folder": path.parent}
         return found
 
-    def values(self, place: Place, metric: str = "H@5") -> dict[int, float]:
+    def values(self, place: Place, metric: str) -> dict[int, float]:
         """Return a test metric by seed."""
         return {seed: run["test"][metric] for seed, run in self.runs(place).items()}
 
-    def common(self, places: Iterable[Place], metric: str = "H@5") -> dict[int, np.ndarray]:
+    def shares(self, place: Place, metric: str) -> dict[int, float]:
+        """Return seed -> a test metric as a share of the teacher's on the same split.
+
+        Not all was run on the same splits, and splits differ by more than methods do.
+        """
+        mine, teacher = (self.values(at, metric) for at in (place, place._replace(cell=TEACHER)))
+        return {seed: mine[seed] / teacher[seed] for seed in mine if seed in teacher}
+
+    def common(self, places: Iterable[Place], metric: str) -> dict[int, np.ndarray]:
         """Return each cell's test metric, ``(cells,)``, by seed: the splits that all have."""
         found = [self.values(place, metric) for place in places]
         seeds = sorted(set.intersection(*map(set, found)))
@@ -164,6 +171,11 @@ def footnotes(reasons: Iterable[tuple[str, str]]) -> str:
     )
 
 
+def minutes(runs: Iterable[dict[str, Any]]) -> list[float]:
+    """Return how long each run trained and evaluated."""
+    return [(run["train_seconds"] + run["eval_seconds"]) / 60 for run in runs]
+
+
 def splits_of(count: int) -> str:
     """Return how many splits these are, in words."""
     return f"{count} split{'s' if count > 1 else ''}"
@@ -171,6 +183,8 @@ def splits_of(count: int) -> str:
 
 def interval(values: Iterable[float]) -> tuple[float, float]:
     """Return the 95 % confidence interval of a mean, by Student's t; infinite for one value."""
+    from scipy.stats import t  # takes seconds to import, which most commands can do without
+
     values = np.asarray(values)
     if len(values) < 2:
         return -np.inf, np.inf
@@ -180,6 +194,8 @@ def interval(values: Iterable[float]) -> tuple[float, float]:
 
 def _p_value(values: Iterable[float]) -> float:
     """Return the p-value of a t-test that the mean is 0; nan for fewer than two values."""
+    from scipy.stats import ttest_1samp
+
     values = np.asarray(values)
     if len(values) < 2 or not np.any(values != values[0]):
         return float("nan") if len(values) < 2 or values[0] else 1.0

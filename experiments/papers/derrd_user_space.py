@@ -1,7 +1,7 @@
 """A teacher's space of users: two principal components to draw, and groups of similar users.
 
-    python -m experiments.user_space                               # BPR's teacher on CiteULike
-    python -m experiments.user_space --dataset Foursquare --seed 3 # another data set, split
+    python -m experiments.papers.derrd_user_space             # BPR's teacher on CiteULike
+    python -m experiments.papers.derrd_user_space --seed 3    # another split
 
 Reads the weights of a finished teacher and writes, beside its logs, user_space.npz: coordinates
 (num_users, 2) float32, groups (num_users,) int8, and teacher_sha256. Users are their embeddings,
