@@ -159,7 +159,7 @@ def _label(axes: Axes, bars: dict[str, tuple[float, float, float]]) -> None:
     taken = []
     for x, y, half in bars.values():
         low, high = axes.transData.transform([(x, y - half), (x, y + half)])
-        taken.append(Bbox([low - 5, high + 5]))
+        taken.append(Bbox([low - 8, high + 8]))
     for name, (x, y, _) in bars.items():
         texts = [
             axes.annotate(

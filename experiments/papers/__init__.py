@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from experiments.claims import Claim
 from experiments.evidence import Evidence, Place
-from experiments.plan import STUDENT, Cell
+from experiments.plan import PUBLISHED, STUDENT, TEACHER, Cell
 from experiments.tables import View, comparison
 from Utils.errors import UserError, require_known
 
@@ -50,12 +50,17 @@ class Experiment:
     splits: int = 5
 
 
+def beside(place: Place, other: Cell) -> Place:
+    """Return the place of another cell, of the size and the split of this one."""
+    split = tuple(pair for pair in place.cell.changes if pair[0] in dict(PUBLISHED))
+    return place._replace(cell=replace(other, phi=place.cell.phi, changes=split))
+
+
 def beside_student(_: Evidence, place: Place) -> Place | None:
-    """Return the student of a cell's size, which the cell is compared with; None for itself."""
-    cell = place.cell
-    if cell.method == STUDENT.method:
+    """Return the student that a cell is compared with; None for student and teacher themselves."""
+    if place.cell.label in (TEACHER.label, STUDENT.label):
         return None
-    return place._replace(cell=replace(STUDENT, phi=cell.phi))
+    return beside(place, STUDENT)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import numpy as np
 from experiments import figures, tables
 from experiments.claims import Check, Claim, above, contrasts, faster, peak, ratio, share
 from experiments.evidence import Evidence, Place
-from experiments.papers import Afterwards, Experiment, Paper
+from experiments.papers import Afterwards, Experiment, Paper, beside, beside_student
 from experiments.papers.derrd_users import expert_figure, gain_figure, groups_gain, specialises
 from experiments.plan import PUBLISHED, STUDENT, TEACHER, Cell, changed
 from experiments.printed import lookup
@@ -92,25 +92,18 @@ def against(evidence: Evidence, place: Place) -> Place | None:
     with most common splits; all others, and these without a baseline, with the student.
     """
     cell = place.cell
-    if cell.method == STUDENT.method:
-        return None
     method = cell.label.split(" (")[0]
-    split = tuple(pair for pair in cell.changes if pair[0] in dict(PUBLISHED))
-
-    def beside(other: Cell) -> Place:
-        return place._replace(cell=replace(other, phi=cell.phi, changes=split))
-
     if method != cell.label:
-        return beside(next(c for c in METHODS if c.label == method))
+        return beside(place, next(c for c in METHODS if c.label == method))
     if cell.method in (RRD.method, DE_RRD.method, IR_RRD.method):
         gains = {
-            beside(other): (-found.splits, found.difference)
+            beside(place, other): (-found.splits, found.difference)
             for other in (RD, CD)
-            if (found := evidence.compare([(1.0, place), (-1.0, beside(other))], METRIC))
+            if (found := evidence.compare([(1.0, place), (-1.0, beside(place, other))], METRIC))
         }
         if gains:  # the baseline with most common splits; of two, the better leaves less
             return min(gains, key=gains.get)
-    return beside(STUDENT)
+    return beside_student(evidence, place)
 
 
 # --- tables and figures of its own ---------------------------------------------------------------
