@@ -50,6 +50,12 @@ class RunFolder:
         path = Path(args.dataset, model, named, split_name(args.split, args.seed))
         return cls("logs" / path, "checkpoints" / path)
 
+    @classmethod
+    def at(cls, logs: Path) -> "RunFolder":
+        """Return the folder of the run whose logs lie there, below a folder ``logs/``."""
+        place = Path(*logs.parts[-4:])  # data set, model, method, split
+        return cls(logs, logs.parents[4] / "checkpoints" / place)
+
     @property
     def again(self) -> "RunFolder":
         """The same run, trained again while its logs stay as they are."""

@@ -8,14 +8,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from scipy.stats import t, ttest_1samp
 
-from experiments.plan import Cell, planned
+from experiments.plan import TEACHER, Cell, planned
 from experiments.results import read_ranks
-from Utils.data_utils import warn
-from Utils.errors import UserError
+from Utils.errors import UserError, warn
 from Utils.evaluation import user_metrics
-from Utils.run import read_summary, refuse_other_settings
+from Utils.run_folder import RunFolder, read_summary
+from Utils.split import protocol_of
 
 
 class Place(NamedTuple):
@@ -76,34 +75,45 @@ class Evidence:
 
     def _runs(self, place: Place) -> dict[int, dict[str, Any]]:
         """Return the summaries of a cell's finished runs by seed, with ``folder`` each."""
-        folder = self.logs / planned(place.cell, place.dataset, place.model, 0).folder.parent
-        stem = "published" if dict(place.cell.changes).get("split") == "published" else "seed"
+        logs = planned(place.cell, place.dataset, place.model, 0).folder.logs
+        folder = self.logs / logs.relative_to("logs").parent
+        stem = dict(place.cell.changes).get("split", "seed")
         found = {}
         for path in sorted(folder.glob(f"{stem}*/summary.json")):
             summary = read_summary(path)
             run = planned(place.cell, place.dataset, place.model, summary["seed"])
+            folder = RunFolder.at(path.parent)
             try:
-                refuse_other_settings(path.parent, run.settings)
+                folder.refuse_other(run.settings)
             except UserError as error:
                 warn(f"left out: {error}")
                 continue
-            found[summary["seed"]] = summary | {"folder": path.parent}
+            found[summary["seed"]] = summary | {"folder": folder}
         return found
 
-    def values(self, place: Place, metric: str = "H@5") -> dict[int, float]:
+    def values(self, place: Place, metric: str) -> dict[int, float]:
         """Return a test metric by seed."""
         return {seed: run["test"][metric] for seed, run in self.runs(place).items()}
 
-    def common(self, places: Iterable[Place], metric: str = "H@5") -> dict[int, np.ndarray]:
+    def shares(self, place: Place, metric: str) -> dict[int, float]:
+        """Return seed -> a test metric as a share of the teacher's on the same split.
+
+        Not all was run on the same splits, and splits differ by more than methods do.
+        """
+        mine, teacher = (self.values(at, metric) for at in (place, place._replace(cell=TEACHER)))
+        return {seed: mine[seed] / teacher[seed] for seed in mine if seed in teacher}
+
+    def common(self, places: Iterable[Place], metric: str) -> dict[int, np.ndarray]:
         """Return each cell's test metric, ``(cells,)``, by seed: the splits that all have."""
         found = [self.values(place, metric) for place in places]
         seeds = sorted(set.intersection(*map(set, found)))
         return {seed: np.array([values[seed] for values in found]) for seed in seeds}
 
-    def _users(self, folder: Path) -> dict[str, np.ndarray]:
-        """Return a run's test metrics of each user, ``(U,)``."""
-        ranks = torch.from_numpy(read_ranks(folder / "ranks.npz"))
-        return {name: values.numpy() for name, values in user_metrics(ranks).items()}
+    def _users(self, folder: RunFolder) -> dict[str, np.ndarray]:
+        """Return a run's test metrics of each user who is measured, ``(U,)``."""
+        ranks, starts = read_ranks(folder.ranks)
+        found = user_metrics(torch.from_numpy(ranks), starts, protocol_of(folder.logs.name))
+        return {name: values.numpy() for name, values in found.items()}
 
     def user_values(self, place: Place, metric: str, seed: int) -> np.ndarray | None:
         """Return a test metric of each user in one run, ``(U,)``; None if it is not known."""
@@ -121,10 +131,10 @@ class Evidence:
         try:
             values = self.users(folder)[metric]
         except UserError as error:
-            return None, str(error).replace(f"{folder.parents[2]}/", "")
+            return None, str(error).replace(f"{folder.logs.parents[2]}/", "")
         if abs(values.mean() - run["test"][metric]) > 1e-5:
-            where = folder.relative_to(folder.parents[2])
-            return None, f"{where}/ranks.npz: of another epoch than its {metric}"
+            where = folder.ranks.relative_to(folder.logs.parents[2])
+            return None, f"{where}: of another epoch than its {metric}"
         return values, ""
 
     def compare(self, terms: Iterable[tuple[float, Place]], metric: str) -> Comparison | None:
@@ -164,6 +174,11 @@ def footnotes(reasons: Iterable[tuple[str, str]]) -> str:
     )
 
 
+def minutes(runs: Iterable[dict[str, Any]]) -> list[float]:
+    """Return how long each run trained and evaluated."""
+    return [(run["train_seconds"] + run["eval_seconds"]) / 60 for run in runs]
+
+
 def splits_of(count: int) -> str:
     """Return how many splits these are, in words."""
     return f"{count} split{'s' if count > 1 else ''}"
@@ -171,6 +186,8 @@ def splits_of(count: int) -> str:
 
 def interval(values: Iterable[float]) -> tuple[float, float]:
     """Return the 95 % confidence interval of a mean, by Student's t; infinite for one value."""
+    from scipy.stats import t  # takes seconds to import, which most commands can do without
+
     values = np.asarray(values)
     if len(values) < 2:
         return -np.inf, np.inf
@@ -180,6 +197,8 @@ def interval(values: Iterable[float]) -> tuple[float, float]:
 
 def _p_value(values: Iterable[float]) -> float:
     """Return the p-value of a t-test that the mean is 0; nan for fewer than two values."""
+    from scipy.stats import ttest_1samp
+
     values = np.asarray(values)
     if len(values) < 2 or not np.any(values != values[0]):
         return float("nan") if len(values) < 2 or values[0] else 1.0

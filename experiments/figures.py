@@ -1,21 +1,23 @@
 """Figures for reports and notebooks; they read in grey, in print and for colour-blind readers."""
 
+from __future__ import annotations  # matplotlib's classes are known to those who draw alone
+
 from math import ceil, floor, log10
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from experiments.evidence import minutes
+from experiments.plan import STUDENT, TEACHER, planned
 from Utils.errors import UserError
 
-try:
-    from matplotlib import pyplot as plt
+if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
-except ModuleNotFoundError as error:
-    raise UserError(
-        "figures need matplotlib: .venv/bin/pip install --requirement requirements-dev.txt"
-    ) from error
+
+    from experiments.tables import View
 
 # Okabe and Ito's colours; line styles tell the curves apart without them.
 STYLES = [
@@ -30,13 +32,30 @@ STYLES = [
 MARKERS = "osD^v*>"  # one for each style
 
 
-def learning_curves(curves: dict[str, dict[str, np.ndarray]], metric: str = "H@5") -> Figure:
+def pyplot() -> ModuleType:
+    """Return ``matplotlib.pyplot``, which is imported by who draws, and installed for development.
+
+    Raises
+    ------
+    UserError
+        If it is not installed.
+    """
+    try:
+        from matplotlib import pyplot
+    except ModuleNotFoundError as error:
+        raise UserError(
+            "figures need matplotlib: .venv/bin/pip install --requirement requirements-dev.txt"
+        ) from error
+    return pyplot
+
+
+def learning_curves(curves: dict[str, dict[str, np.ndarray]], metric: str) -> Figure:
     """Draw training loss and a validation metric against epochs.
 
     ``curves``: label -> columns of ``metrics.csv``, each ``(epochs,)``. The dot is the epoch with
     the best validation metric.
     """
-    figure, (loss, quality) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    figure, (loss, quality) = pyplot().subplots(1, 2, figsize=(10, 4), layout="constrained")
     for i, (label, columns) in enumerate(curves.items()):
         style = STYLES[i % len(STYLES)] | {"linewidth": 1.4}
         epochs, values = columns["epoch"], columns[f"valid_{metric}"]
@@ -45,9 +64,7 @@ def learning_curves(curves: dict[str, dict[str, np.ndarray]], metric: str = "H@5
         best = int(values.argmax())
         quality.plot(epochs[best], values[best], "o", color=style["color"])
     loss.set(xlabel="epoch", ylabel="training loss (sum over a batch)", yscale="log")
-    loss.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    loss.yaxis.set_major_formatter("{x:g}")
-    loss.yaxis.set_minor_formatter(NullFormatter())
+    _say_logarithms(loss.yaxis)
     quality.set(xlabel="epoch", ylabel=f"validation {metric}")
     quality.legend(loc="lower right", frameon=False)
     for axes in (loss, quality):
@@ -55,11 +72,9 @@ def learning_curves(curves: dict[str, dict[str, np.ndarray]], metric: str = "H@5
     return figure
 
 
-def beside_paper(
-    ours: dict[str, list[float]], paper: dict[str, float], metric: str = "H@5"
-) -> Figure:
+def beside_paper(ours: dict[str, list[float]], paper: dict[str, float], metric: str) -> Figure:
     """Draw methods' values over seeds, their means and deviations, beside the paper's means."""
-    figure, axes = plt.subplots(figsize=(6.5, 0.9 + 0.36 * len(ours)), layout="constrained")
+    figure, axes = pyplot().subplots(figsize=(6.5, 0.9 + 0.36 * len(ours)), layout="constrained")
     for place, values in enumerate(ours.values()):
         spread = np.std(values, ddof=1) if len(values) > 1 else 0
         said = {"label": "ours"} if place == 0 else {}
@@ -79,18 +94,16 @@ def beside_paper(
     return figure
 
 
-def size_curves(
-    shares: dict[str, dict[float, list[float]]], size: str, metric: str = "H@5"
-) -> Figure:
-    """Draw a test metric against the size of the student, as figure 4 of the DE-RRD paper.
+def size_curves(shares: dict[str, dict[float, list[float]]], size: str, metric: str) -> Figure:
+    """Draw a test metric against the size of the student.
 
     ``shares``: method -> size, ``"d"`` or ``"phi"`` -> the metric as a share of the teacher's, over
     seeds. Points are means, bars standard deviations (n - 1), where there is more than one value.
     Sizes that span more than a power of ten stand on a logarithmic axis.
     """
-    figure, axes = plt.subplots(figsize=(6.5, 4), layout="constrained")
+    figure, axes = pyplot().subplots(figsize=(6.5, 4), layout="constrained")
     _draw_means(axes, shares, list(shares))
-    _share_axis(axes, metric)
+    share_axis(axes, metric)
     ticks = sorted({each for values in shares.values() for each in values})
     if ticks[-1] > 10 * ticks[0]:
         axes.set_xscale("log")
@@ -103,40 +116,79 @@ def size_curves(
     return figure
 
 
-def time_map(points: dict[str, tuple[list[float], list[float]]], metric: str = "H@5") -> Figure:
-    """Draw a test metric against the minutes that training took, a point for each method.
+def time_map(points: dict[str, tuple[list[float], list[float]]], quality: str) -> Figure:
+    """Draw what methods reach against the minutes that their training took, a point for each.
 
-    ``points``: method -> minutes, and the metric as a share of the teacher's, over seeds. Points
-    are means, bars are those of ``size_curves``.
+    ``points``: method -> minutes, and values of what the axis calls ``quality``, over runs. Points
+    are means, bars are those of ``size_curves``. Behind a name stands how many runs there are, if
+    not as many as most methods have.
     """
-    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
-    for label, (minutes, shares) in points.items():
-        spread = np.std(shares, ddof=1) if len(shares) > 1 else np.nan
-        place = float(np.mean(minutes)), float(np.mean(shares))
-        axes.errorbar(*place, spread, fmt="o", color="#0072B2", capsize=3)
-        runs = f"{label} ({len(shares)})"
-        axes.annotate(runs, place, xytext=(6, 5), textcoords="offset points")
-    _share_axis(axes, metric)
+    figure, axes = pyplot().subplots(figsize=(7.25, 4.2), layout="constrained")
+    counts = [len(values) for _, values in points.values()]
+    usual = max(counts, key=counts.count)
+    bars = {}
+    for (label, (times, values)), count in zip(points.items(), counts, strict=True):
+        place = float(np.mean(times)), float(np.mean(values))
+        spread = np.std(values, ddof=1) if count > 1 else np.nan
+        axes.errorbar(*place, spread, fmt="o", color="#0072B2", ecolor="0.6", capsize=3)
+        runs = "" if count == usual else f" ({count} run{'s' if count > 1 else ''})"
+        bars[label + runs] = *place, float(np.nan_to_num(spread))
     axes.set_xscale("log")
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.set_xlabel("minutes of training, one thread (in brackets: runs)")
-    axes.margins(x=0.15)
-    figure.legend(loc="outside lower right", frameon=False)
+    _say_logarithms(axes.xaxis)
+    each = f"mean of {usual} runs" if usual > 1 else "one run"
+    axes.set_xlabel(f"minutes of training, one thread ({each}, where not said)")
+    axes.set_ylabel(quality)
+    axes.margins(x=0.12, y=0.1)
     _tidy(axes)
+    _label(axes, bars)
     return figure
 
 
-def setting_curves(
-    panels: dict[str, dict[str, dict[float, list[float]]]], metric: str = "H@5"
-) -> Figure:
-    """Draw a metric against each of some settings, as figure 7 of the DE-RRD paper.
+# offsets of a name from its point, the first the best
+SIDES = [(9, 4), (9, -13), (-9, 4), (-9, -13), (9, 16), (-9, 16), (9, -25), (-9, -25)]
+
+
+def _label(axes: Axes, bars: dict[str, tuple[float, float, float]]) -> None:
+    """Write names, each where it covers no other, no point and no bar, or as few as can be.
+
+    ``bars``: name -> x, y, and half of the bar's length.
+    """
+    from matplotlib.transforms import Bbox
+
+    axes.figure.draw_without_rendering()  # which settles where the axes are
+    taken = []
+    for x, y, half in bars.values():
+        low, high = axes.transData.transform([(x, y - half), (x, y + half)])
+        taken.append(Bbox([low - 8, high + 8]))
+    for name, (x, y, _) in bars.items():
+        texts = [
+            axes.annotate(
+                name,
+                (x, y),
+                side,
+                textcoords="offset points",
+                ha="left" if side[0] > 0 else "right",
+            )
+            for side in SIDES
+        ]
+        boxes = [text.get_window_extent() for text in texts]
+        # what leaves the axes is as bad as what covers another
+        covered = [box.count_overlaps(taken) + (box.x1 > axes.bbox.x1) for box in boxes]
+        best = int(np.argmin(covered))
+        taken.append(boxes[best])
+        for text in texts[:best] + texts[best + 1 :]:
+            text.remove()
+
+
+def setting_curves(panels: dict[str, dict[str, dict[float, list[float]]]], metric: str) -> Figure:
+    """Draw a metric against each of some settings.
 
     ``panels``: setting -> label of a line -> value -> scores over seeds. Means and bars are those
     of ``size_curves``. Values that span two powers of ten stand on a logarithmic axis, on which 0,
     the student without distillation, has a place at the left end.
     """
     size = (0.6 + 3.1 * len(panels), 3.4)
-    figure, row = _row_of(panels, size, sharey=True)
+    figure, row = row_of(panels, size, sharey=True)
     labels = list(dict.fromkeys(label for lines in panels.values() for label in lines))
     for axes, (setting, lines) in zip(row, panels.items(), strict=True):
         places, ticks = _scale({value for scores in lines.values() for value in scores})
@@ -165,78 +217,11 @@ def setting_curves(
     return figure
 
 
-def selection_maps(coordinates: np.ndarray, experts: dict[str, np.ndarray]) -> Figure:
-    """Draw each user's most probable expert, as figure 6 of the DE-RRD paper.
-
-    ``coordinates``: ``(U, 2)``; ``experts``: label of a panel -> ``(U,)`` int. The experts that
-    most users have, over all panels, are told apart by colour and shape, all others are grey.
-    The legend counts the users in the last panel.
-    """
-    figure, row = _row_of(experts, (4 * len(experts), 4.8))
-    used, counts = np.unique(np.concatenate(list(experts.values())), return_counts=True)
-    shown = used[counts.argsort()[::-1]][: len(STYLES)]
-    for axes, (label, chosen) in zip(row, experts.items(), strict=True):
-        axes.set_title(f"{label}: {len(np.unique(chosen))} experts in use")
-        for expert, style, marker in zip(shown, STYLES, MARKERS, strict=False):
-            users = chosen == expert
-            named = {"label": f"expert {expert}: {users.sum():,}", "marker": marker}
-            axes.scatter(*coordinates[users].T, s=9, color=style["color"], linewidths=0, **named)
-        users = ~np.isin(chosen, shown)
-        named = {"label": f"all others: {users.sum():,}", "marker": "."}
-        axes.scatter(*coordinates[users].T, s=9, color="0.8", linewidths=0, zorder=0, **named)
-        _hide_scales(axes)
-    figure.legend(
-        *row[-1].get_legend_handles_labels(),
-        title=f"users in the panel '{label}'",
-        loc="outside lower center",
-        ncols=4,
-        markerscale=2.5,
-        frameon=False,
-    )
-    return figure
-
-
-def gain_maps(
-    coordinates: np.ndarray, groups: np.ndarray, gains: dict[str, np.ndarray], metric: str = "N@20"
-) -> Figure:
-    """Draw where users gain by distillation and where they lose, as figure 5 of the DE-RRD paper.
-
-    ``coordinates``: ``(U, 2)``; ``groups``: ``(U,)`` int; ``gains``: label of a panel -> ``(U,)``
-    differences of the metric. Users have the colour of their group's mean, on one scale for
-    all panels; crosses are users of groups that lose. Means beyond those of 98% of the users, such
-    as outliers have that form a group of their own, take the last colour.
-    """
-    figure, row = _row_of(gains, (0.8 + 4 * len(gains), 4))
-    group = np.unique(groups, return_inverse=True)[1]  # numbered without gaps
-    sizes = np.bincount(group)
-    means = {label: np.bincount(group, gain) / sizes for label, gain in gains.items()}
-    limit = np.quantile(np.abs([mean[group] for mean in means.values()]), 0.98)
-    for axes, (label, mean) in zip(row, means.items(), strict=True):
-        axes.set_title(f"{label}: {(mean > 0).sum()} groups gain, {(mean < 0).sum()} lose")
-        for number in sizes.argsort()[::-1]:  # small groups lie on top
-            users = group == number
-            points = axes.scatter(
-                *coordinates[users].T,
-                c=mean[group[users]],
-                s=16,
-                marker="X" if mean[number] < 0 else "o",
-                cmap="PuOr",
-                vmin=-limit,
-                vmax=limit,
-                edgecolors="0.6",
-                linewidths=0.3,
-            )
-        _hide_scales(axes)
-    name = f"mean gain in {metric} of the user's group (cross: loss)"
-    figure.colorbar(points, ax=row, label=name, extend="both")
-    return figure
-
-
-def _row_of(
+def row_of(
     panels: dict[str, Any], size: tuple[float, float], **shared: bool
 ) -> tuple[Figure, list[Axes]]:
     """Return a figure with a row of axes, one for each panel."""
-    figure, axes = plt.subplots(
+    figure, axes = pyplot().subplots(
         1, len(panels), figsize=size, squeeze=False, layout="constrained", **shared
     )
     return figure, list(axes[0])
@@ -263,8 +248,10 @@ def _draw_means(axes: Axes, scores: dict[str, dict[float, list[float]]], labels:
         )
 
 
-def _share_axis(axes: Axes, metric: str) -> None:
+def share_axis(axes: Axes, metric: str) -> None:
     """Make the y axis a test metric as a share of the teacher's, who is a line at all of it."""
+    from matplotlib.ticker import PercentFormatter
+
     axes.axhline(1, color="0.3", linestyle=":", label="teacher")
     axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
     axes.set_ylabel(f"test {metric}, share of the teacher's")
@@ -287,12 +274,59 @@ def _scale(values: set[float]) -> tuple[dict[float, float], dict[float, str]]:
     return places, ticks
 
 
+def _say_logarithms(axis: Axis) -> None:
+    """Have a logarithmic axis say 1, 2, 5, 10, ..."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
+
+
 def _tidy(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.3)
 
 
-def _hide_scales(axes: Axes) -> None:
-    """Leave a map without scales: lengths along principal components have no unit."""
-    axes.set(xticks=[], yticks=[], xlabel="first principal component", ylabel="second")
-    axes.set_aspect("equal", adjustable="datalim")
+def printed_figure(view: View) -> Figure | None:
+    """Draw the main metric of all cells beside the paper's, if any was run."""
+    ours = {
+        cell.label: list(values.values()) for cell in view.cells if (values := view.values(cell))
+    }
+    paper = {
+        cell.label: value
+        for cell in view.cells
+        if view.dataset not in view.paper.notes
+        and (value := view.printed(cell, view.paper.metric)[0])
+    }
+    return beside_paper(ours, paper, view.paper.metric) if ours else None
+
+
+def size_figure(view: View, size: str) -> Figure | None:
+    """Draw shares of the teacher's main metric against ``"d"`` or ``"phi"``, if there are lines."""
+    lines = shares_by_size(view, size)
+    if not any(len(points) > 1 for label, points in lines.items() if label != STUDENT.label):
+        return None
+    return size_curves(lines, size, view.paper.metric)
+
+
+def shares_by_size(view: View, size: str) -> dict[str, dict[float, list[float]]]:
+    """Return method -> size, ``"d"`` or ``"phi"`` -> shares of the teacher's metric, by run."""
+    lines: dict[str, dict[float, list[float]]] = {}
+    for cell in view.cells:
+        found = view.shares(cell)
+        if found and cell != TEACHER:
+            dim = planned(cell, view.dataset, view.model, 0).settings.dim
+            points = lines.setdefault(cell.label, {})
+            points[dim if size == "d" else cell.phi] = list(found.values())
+    return lines
+
+
+def time_figure(view: View) -> Figure | None:
+    """Draw the main metric of all cells against the minutes that training took, if any was run."""
+    points = {
+        cell.label: (minutes(runs.values()), list(view.values(cell).values()))
+        for cell in view.cells
+        if (runs := view.runs(cell))
+    }
+    return time_map(points, f"test {view.paper.metric}") if points else None

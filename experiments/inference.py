@@ -25,11 +25,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
+from Utils.data_utils import LeaveOneOutSplit, load_split
 
 from experiments.settings import SIZES
 from Models import build_model
 from Models.teacher import CHUNK, top_lists
-from Utils.data_utils import LeaveOneOutSplit, load_split
 from Utils.dataset import chunks_of_pairs
 from Utils.errors import UserError, require_known
 from Utils.files import write_json

@@ -1,134 +1,53 @@
-"""Which runs make each table and figure: the DE-RRD paper's, and those of our own method."""
+"""The cells that tables and figures are made of, and the run of a script that each of them is."""
 
-import importlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-from experiments.settings import SIZES, resolve
+from experiments.settings import SIZES, load_script, resolve
 from Models import MODELS
 from Models.recommender import Recommender
 from Utils.errors import UserError, require_known
-from Utils.run import refuse_other_settings, run_folder
-
-ROOT = Path(__file__).resolve().parents[1]
-PHIS = (0.1, 0.5, 1.0)  # the student's parameters as a share of the teacher's
-SIZE_PHIS = (0.05, 0.1, 0.2, 0.5, 1.0)  # for BPR: d = 10, 20, 40, 100, 200
+from Utils.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
 class Cell:
     """What a table's row, or a figure's point, is made of: a method and what differs for it.
 
-    ``changes`` are settings of the script that are not those of the table of tuned settings, as
-    pairs of name and value.
+    ``phi`` is the student's parameters as a share of the teacher's. ``changes`` are settings of the
+    script that are not those of the table of tuned settings, as pairs of name and value. ``keeps``
+    are settings that change no number but say what a run keeps, on base models with factors. A cell
+    that ``needs_factors`` is not on other base models.
     """
 
     label: str
     method: str
     phi: float = 0.1
     changes: tuple[tuple[str, Any], ...] = ()
+    keeps: tuple[tuple[str, Any], ...] = ()
+    needs_factors: bool = False
 
 
 TEACHER, STUDENT = Cell("Teacher", "no_KD", phi=1.0), Cell("Student", "no_KD")
-DE, RRD, DE_RRD = Cell("DE", "DE"), Cell("RRD", "URRD"), Cell("DE-RRD", "DERRD")
-SVD, IR_RRD, S2D = Cell("SVD", "SVD"), Cell("IR-RRD", "IRRRD"), Cell("S2D", "S2D")
-# as in the paper's table 2; IR-RRD is of a later paper, SVD and S2D are ours
-METHODS = [
-    *(STUDENT, Cell("RD", "RD"), Cell("CD", "CD"), DE, RRD, DE_RRD),
-    *(SVD, IR_RRD, S2D),
-]
+# the split that a paper's authors have published, and the rule of their code
+PUBLISHED = (("split", "published"), ("selection", "published_code"))
 
 
-def _changed(cell: Cell, label: str = "", **changes: Any) -> Cell:
+def changed(cell: Cell, label: str = "", **changes: Any) -> Cell:
+    """Return a cell with settings of its own; without ``label``, the label says which."""
     said = ", ".join(f"{name} = {value:g}" for name, value in changes.items() if not label)
     return replace(cell, label=label or f"{cell.label}, {said}", changes=tuple(changes.items()))
 
 
-ATTENTION, ONE_LARGE, ONE_SMALL = (
-    _changed(DE, f"DE ({letter}) {label}", expert_selection=kind)
-    for letter, label, kind in (
-        ("a", "Attention", "attention"),
-        ("b", "One expert (large)", "one_large"),
-        ("c", "One expert (small)", "one_small"),
-    )
-)
-FULL, INTERESTING = (
-    _changed(RRD, f"RRD ({letter}) {label}", ranking=kind)
-    for letter, label, kind in (
-        ("d", "Full ranking", "full"),
-        ("e", "Interesting ranking", "interesting"),
-    )
-)
-# loss -> its cell from a random start and from a spectral one; the first two have no teacher in
-# the loss. BPR from a spectral start is RRD without weight. What was searched for each is said in
-# the README.
-CONTROLS = {
-    "BPR": (STUDENT, _changed(RRD, "BPR, spectral", start="spectral", lmbda_RRD=0.0, K=1, L=1)),
-    "softmax, no teacher": (
-        _changed(S2D, "softmax, no teacher, random", start="random", w=1.0, reg=0.01),
-        _changed(S2D, "softmax, no teacher, spectral", w=1.0, reg=0.001),
-    ),
-    "RRD": (RRD, _changed(RRD, "RRD, spectral", start="spectral", reg=1e-4)),
-    "DE-RRD": (
-        _changed(DE_RRD, "DE-RRD, random", lr=0.003),
-        _changed(DE_RRD, "DE-RRD, spectral", start="spectral"),
-    ),
-    "S2D": (_changed(S2D, "S2D, random", start="random", reg=1e-4), S2D),
-}
-SAMPLED = _changed(S2D, "S2D, sampled softmax", num_samples=1000)
-PUBLISHED = (("split", "published"), ("selection", "published_code"))
-LAMBDAS = (1e-4, 1e-3, 1e-2, 1e-1)
-
-EXPERIMENTS: dict[str, list[Cell]] = {
-    "table2": [TEACHER, *METHODS],
-    "figure4": [TEACHER, *(replace(cell, phi=phi) for cell in METHODS[:6] for phi in PHIS)],
-    "table3": [TEACHER, *(replace(DE_RRD, phi=phi) for phi in PHIS)],
-    "table4": [STUDENT, DE, ATTENTION, ONE_LARGE, ONE_SMALL, RRD, FULL, INTERESTING],
-    "table5": [_changed(DE_RRD, lmbda_DE=de, lmbda_RRD=rrd) for de in LAMBDAS for rrd in LAMBDAS],
-    "figure5": [STUDENT, ATTENTION, ONE_LARGE, DE],
-    "figure6": [DE],
-    "figure7": [
-        STUDENT,
-        *(_changed(DE, lmbda_DE=value) for value in LAMBDAS),
-        *(_changed(DE, num_experts=value) for value in (5, 10, 20, 30)),
-        *(_changed(RRD, lmbda_RRD=value) for value in LAMBDAS),
-        *(_changed(RRD, K=value, L=value) for value in (10, 20, 30, 40, 50)),
-    ],
-    "controls": [TEACHER, *(cell for pair in CONTROLS.values() for cell in pair), SAMPLED],
-    "sizes": [
-        TEACHER,
-        *(replace(c, phi=p) for c in (STUDENT, DE_RRD, S2D, SVD) for p in SIZE_PHIS),
-    ],
-    # the runs whose learning curves the authors published, and DE-RRD and SVD beside them
-    "curves": [
-        replace(cell, changes=PUBLISHED)
-        for cell in (TEACHER, *METHODS)
-        if cell.label not in ("RD", "CD")
-    ],
-}
-
-
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run of a script: its settings, complete, and its folder below ``logs/``."""
+    """A run of a script: its settings, complete, and where it is."""
 
     cell: Cell
     settings: Any
-    folder: Path
+    folder: RunFolder
     flags: tuple[str, ...]
-
-    @property
-    def summary(self) -> Path:
-        """The file that a finished run has."""
-        return "logs" / self.folder / "summary.json"
-
-    @property
-    def weights(self) -> Path:
-        """The weights that a finished run leaves, not under version control."""
-        return "checkpoints" / self.folder / "best.pt"
 
     @property
     def command(self) -> list[str]:
@@ -137,9 +56,9 @@ class PlannedRun:
 
     def is_done(self) -> bool:
         """Return whether it has finished; raise ``UserError`` if its folder holds another run."""
-        if not self.summary.exists():
+        if not self.folder.summary.exists():
             return False
-        refuse_other_settings(self.summary.parent, self.settings)
+        self.folder.refuse_other(self.settings)
         return True
 
     def teacher(self) -> "PlannedRun | None":
@@ -152,31 +71,14 @@ class PlannedRun:
         return planned(TEACHER, mine.dataset, mine.model, mine.seed)
 
 
-def load_script(method: str) -> ModuleType:
-    """Return the module of ``main_<method>.py``."""
-    require_known("method", method, (path.stem[5:] for path in ROOT.glob("main_*.py")))
-    return importlib.import_module(f"main_{method}")
-
-
 def has_factors(model: str) -> bool:
     """Return whether a base model's scores are inner products of vectors that it keeps."""
     return MODELS[model].assign is not Recommender.assign
 
 
-def cells_of(experiment: str, model: str) -> list[Cell]:
-    """Return an experiment's cells that a base model can have.
-
-    SVD and a spectral start need a student of inner products, which S2D's always is; figure 6 needs
-    users who have experts of their own.
-    """
-    if has_factors(model):
-        return EXPERIMENTS[experiment]
-    cells = [
-        cell
-        for cell in EXPERIMENTS[experiment]
-        if cell.method != "SVD" and ("start", "spectral") not in cell.changes
-    ]
-    return cells if experiment != "figure6" else []
+def cells_on(model: str, cells: Iterable[Cell]) -> list[Cell]:
+    """Return those of some cells that a base model can have."""
+    return [cell for cell in cells if has_factors(model) or not cell.needs_factors]
 
 
 def planned(cell: Cell, dataset: str, model: str, seed: int) -> PlannedRun:
@@ -187,15 +89,14 @@ def planned(cell: Cell, dataset: str, model: str, seed: int) -> PlannedRun:
     kind = load_script(cell.method).Settings
     dim = round(cell.phi * SIZES[model]["teacher_dim"])
     flags: dict[str, Any] = {"dataset": dataset, "model": model, "seed": seed, "dim": dim}
-    usual = resolve(cell.method, kind(**flags))[0]
+    usual = resolve(kind, flags)[0]
     changes = {key: value for key, value in cell.changes if getattr(usual, key) != value}
     flags |= changes
-    selects = changes.get("expert_selection", "gumbel") in ("gumbel", "attention")
-    if hasattr(usual, "save_selection") and has_factors(model) and selects:
-        flags["save_selection"] = "0,20,-1"  # which expert is whose, for figure 6
+    if has_factors(model):
+        flags |= cell.keeps
     if changes.get("split") == "published" and seed and hasattr(usual, "teacher"):
         teacher = planned(replace(TEACHER, changes=PUBLISHED), dataset, model, 0)
-        flags["teacher"] = str(teacher.weights.parent)
+        flags["teacher"] = str(teacher.folder.checkpoints)
     name = [
         value if isinstance(value, str) else f"{key}-{value:g}"
         for key, value in changes.items()
@@ -203,39 +104,37 @@ def planned(cell: Cell, dataset: str, model: str, seed: int) -> PlannedRun:
     ]
     if name:
         flags["name"] = "-".join(name)
-    settings = resolve(cell.method, kind(**flags))[0]
-    split = "published" if settings.split == "published" else f"seed{seed}"
-    folder = run_folder(settings, cell.method, split)
-    return PlannedRun(cell, settings, folder, tuple(f"--{k}={v}" for k, v in flags.items()))
+    settings = resolve(kind, flags)[0]
+    flags = tuple(f"--{name}={value}" for name, value in flags.items())
+    return PlannedRun(cell, settings, RunFolder.of(settings), flags)
 
 
 def plan(
-    experiment: str, dataset: str, model: str, seeds: Iterable[int], labels: Iterable[str] = ()
+    cells: Iterable[Cell],
+    dataset: str,
+    model: str,
+    seeds: Iterable[int],
+    labels: Iterable[str] = (),
 ) -> list[PlannedRun]:
-    """Return the runs of an experiment, seed by seed; of the cells named ``labels``, if any.
+    """Return the runs of an experiment's cells, seed by seed; of those named ``labels``, if any.
 
     Raises
     ------
     UserError
-        If there is no such experiment, base model or cell.
+        If there is no such base model or cell, or none that the base model can have.
     """
-    require_known("experiment", experiment, EXPERIMENTS)
     require_known("--model", model, SIZES)
-    cells = cells_of(experiment, model)
+    cells = cells_on(model, cells)
     if not cells:
-        raise UserError(f"{experiment} is of base models that encode users apart, not of {model}")
+        raise UserError(f"{model} can have none of it: all is of base models that keep factors")
     for label in labels:
         require_known("--methods", label, (cell.label for cell in cells))
-    runs = [
-        planned(cell, dataset, model, seed)
-        for seed in seeds
-        for cell in cells
-        if cell.label in (labels or (cell.label,))
-    ]
-    # one teacher on the published split, and points of a grid that are the same run
-    runs = [
-        r
-        for r in runs
-        if not (r.cell.label == "Teacher" and r.settings.split == "published" and r.settings.seed)
-    ]
-    return list({run.folder: run for run in runs}.values())
+    chosen = [cell for cell in cells if cell.label in (labels or (cell.label,))]
+    runs = [planned(cell, dataset, model, seed) for seed in seeds for cell in chosen]
+    # points of a grid may be the same run, and one teacher is for all seeds of a published split
+    return list({run.folder: run for run in runs if not _has_another_seeds_teacher(run)}.values())
+
+
+def _has_another_seeds_teacher(run: PlannedRun) -> bool:
+    settings = run.settings
+    return run.cell.label == TEACHER.label and settings.split == "published" and settings.seed != 0

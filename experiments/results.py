@@ -8,17 +8,17 @@ import csv
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import isfinite
+from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from Utils.errors import UserError
-from Utils.evaluation import METRICS
-from Utils.files import read_json, read_npz
-from Utils.run import is_number, read_summary
+from Utils.files import read_json, read_npz, require_ids
+from Utils.run_folder import RunFolder, is_number, read_summary
 from Utils.settings import launch
+from Utils.split import LEAVE_ONE_OUT, protocol_of
 
 # the numbers of a row of inference times
 TIMED = ("phi", "dim", "threads", "num_parameters", "bytes", "top_n", "users_per_batch")
@@ -34,7 +34,8 @@ def read_runs(logs: Path) -> list[dict[str, Any]]:
         If one is cut short, or lacks what is used.
     """
     return [
-        read_summary(path) | {"folder": path.parent} for path in sorted(logs.rglob("summary.json"))
+        read_summary(path) | {"folder": RunFolder.at(path.parent)}
+        for path in sorted(logs.rglob("summary.json"))
     ]
 
 
@@ -44,6 +45,8 @@ def _broken(place: object, fault: object) -> UserError:
 
 def read_curves(path: Path) -> dict[str, np.ndarray]:
     """Return the columns of a run's ``metrics.csv``: each ``(epochs,)`` float64.
+
+    Where an epoch was not evaluated, its metrics are nan.
 
     Raises
     ------
@@ -61,25 +64,28 @@ def read_curves(path: Path) -> dict[str, np.ndarray]:
     values = np.empty((len(rows), len(names)))
     for line, row in enumerate(rows, 2):
         try:
-            values[line - 2] = _numbers(row, len(names))
+            values[line - 2] = _row(row, names)
         except ValueError as error:
             raise _broken(f"{path}:{line}", str(error)[:100]) from error
     return dict(zip(names, values.T, strict=True))
 
 
-def _numbers(texts: list[str], count: int) -> list[float]:
-    """Return texts as ``count`` finite numbers; raises ``ValueError`` if they are not."""
-    if len(texts) != count:
-        raise ValueError(f"{len(texts)} columns, not {count}")
-    numbers = [float(text) for text in texts]
-    if not all(map(isfinite, numbers)):
-        raise ValueError("a number that is not finite")
-    return numbers
+def _row(texts: list[str], names: list[str]) -> list[float]:
+    """Return a line's numbers, nan for metrics that are empty; ``ValueError`` if it is no line."""
+    if len(texts) != len(names):
+        raise ValueError(f"{len(texts)} columns, not {len(names)}")
+    return [
+        nan if not text and name.startswith(("valid_", "test_")) else finite(text)
+        for name, text in zip(names, texts, strict=True)
+    ]
 
 
 def finite(text: str) -> float:
     """Return a text as a finite number; raises ``ValueError`` if it is none."""
-    return _numbers([text], 1)[0]
+    number = float(text)
+    if not isfinite(number):
+        raise ValueError("a number that is not finite")
+    return number
 
 
 def read_rows(
@@ -136,8 +142,11 @@ def read_timings(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def read_ranks(path: Path) -> np.ndarray:
-    """Return the rank of each user's test item from a run's ``ranks.npz``: ``(U,)``, int64, from 1.
+def read_ranks(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ranks of the test items from a run's ``ranks.npz``, and where each user's begin.
+
+    (n,) int64, from 1, and (num_users + 1,): those of user u are between ``starts[u]`` and
+    ``starts[u + 1]``. A file without starts has one for each user.
 
     Raises
     ------
@@ -150,27 +159,49 @@ def read_ranks(path: Path) -> np.ndarray:
         raise UserError(f"{path}: holds {ranks.dtype} of shape {ranks.shape}, not a row of ranks")
     if np.any(ranks < 1):
         raise UserError(f"{path}: its ranks are out of range, the least is {ranks.min()}")
-    return ranks.astype(np.int64)
+    starts = np.arange(len(ranks) + 1)
+    if protocol_of(path.parent.name) is not LEAVE_ONE_OUT:
+        starts = read_npz(path, ["test_starts"])["test_starts"]
+        require_ids(path, "test_starts", starts, (None,), len(ranks) + 1)
+        if (
+            len(starts) < 2
+            or (np.diff(starts) < 0).any()
+            or (starts[0], starts[-1]) != (0, len(ranks))
+        ):
+            raise UserError(f"{path}: its test_starts do not go from 0 to {len(ranks)}")
+    return ranks.astype(np.int64), starts
 
 
 def results_table(runs: list[dict[str, Any]]) -> str:
-    """Return test metrics as Markdown: mean and standard deviation (n - 1) over our own splits.
+    """Return test metrics as Markdown, a table for each protocol.
 
-    Of one data set, split and size, the best method stands first. Times are those of training and
-    evaluation together, without the teacher's.
+    Means and standard deviations (n - 1) over our own splits. Of one data set, split and size, the
+    best method stands first. Times are those of training and evaluation together, without the
+    teacher's.
     """
+    by_protocol = defaultdict(list)
+    for run in runs:
+        by_protocol[tuple(protocol_of(run["split"]).metrics)].append(run)
+    return "\n\n".join(
+        _results_table(members, list(metrics)) for metrics, members in by_protocol.items()
+    )
+
+
+def _results_table(runs: list[dict[str, Any]], metrics: list[str]) -> str:
     groups = defaultdict(list)
     for run in runs:
-        kind = "own" if run["split"].startswith("seed") else run["split"]
+        kind = {"seed": "own", "share": "shares"}.get(
+            run["split"].rstrip("0123456789"), run["split"]
+        )
         method = f"{run['method']}-{run['name']}" if run["name"] else run["method"]
         key = (run["dataset"], kind, run["selection"], run["model"], -run["dim"], method)
         groups[key].append(run)
     rows = []
     for (*setting, method), members in groups.items():
-        scores = np.array([[run["test"][metric] for metric in METRICS] for run in members])
+        scores = np.array([[run["test"][metric] for metric in metrics] for run in members])
         rows.append((setting, -scores[:, 0].mean(), method, members, scores))
     names = ["data set", "split", "selection", "model", "d", "parameters", "method", "runs"]
-    table = [[*names, "time, s", *METRICS]]
+    table = [[*names, "time, s", *metrics]]
     for (*setting, dim), _, method, members, scores in sorted(rows, key=lambda row: row[:3]):
         parameters = f"{members[0]['num_parameters'] / 1e6:.3f} M"
         seconds = np.mean([run["train_seconds"] + run["eval_seconds"] for run in members])

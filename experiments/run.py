@@ -1,12 +1,12 @@
 """Run what is missing of a table or figure, several runs at once, each with one thread.
 
-    python -m experiments.run table2 --seeds 0-4 --jobs 2
-    python -m experiments.run table2 --model NeuMF --seeds 0-2 --dry_run
-    python -m experiments.run table2 --dataset Foursquare --methods Teacher Student DE RRD DE-RRD
+    python -m experiments.run <experiment> --seeds 0-4 --jobs 2
+    python -m experiments.run <experiment> --model NeuMF --seeds 0-2 --dry_run
+    python -m experiments.run <experiment> --dataset Foursquare --methods Teacher Student
 
 What has finished is in logs/ and is not done again. After Ctrl-C, which lets each run end its
-epoch, or after the process was killed, the same command goes on where it was. Teachers are trained
-first; a run that fails is reported at the end and does not stop the others.
+epoch, or after the process was killed, the same command goes on. Teachers are trained first; a run
+that fails is reported at the end and does not stop the others.
 """
 
 import contextlib
@@ -27,10 +27,12 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from experiments.plan import ROOT, TEACHER, PlannedRun, plan, planned
+from experiments.papers import Experiment, find, names
+from experiments.plan import TEACHER, PlannedRun, plan, planned
 from experiments.results import read_runs
+from experiments.settings import ROOT
 from Utils.errors import UserError
-from Utils.run import has_weights
+from Utils.run_folder import RunFolder
 from Utils.settings import launch
 
 
@@ -38,8 +40,7 @@ from Utils.settings import launch
 class Settings:
     """Which runs, and how many at once."""
 
-    # table2, figure4, table3, table4, table5, figure5, figure6 or figure7 of the DE-RRD paper;
-    # curves: the published learning curves; controls or sizes: of our own S2D
+    # <paper>/<experiment>, or <experiment> alone where one paper has it
     experiment: Annotated[str, tyro.conf.Positional]
     # data set
     dataset: Literal["CiteULike", "Foursquare", "synthetic"] = "CiteULike"
@@ -47,7 +48,7 @@ class Settings:
     model: str = "BPR"
     # seeds, each with a split of its own: 0-4, or 0,2
     seeds: str = "0"
-    # only these rows, named as in the paper: Teacher Student RD CD DE RRD DE-RRD ...
+    # only these rows, named as in the tables: Teacher Student ...
     methods: tuple[str, ...] = ()
     # runs at once
     jobs: int = field(default_factory=lambda: os.cpu_count() or 1)
@@ -68,6 +69,7 @@ class Task:
     folder: Path | None = None  # a run's logs
     needs: Path | None = None  # its teacher's logs
     minutes: float | None = None  # estimated; None: nobody knows
+    metric: str = ""  # said of a run when it has ended
 
 
 def seeds_of(text: str) -> list[int]:
@@ -95,9 +97,10 @@ def missing(args: Settings) -> Missing:
 
     A finished run that was made with other settings than those of now is refused.
     """
-    seeds = seeds_of(args.seeds)
-    runs = plan(args.experiment, args.dataset, args.model, seeds, args.methods)
-    todo: dict[Path, PlannedRun] = {}
+    paper, name = find(args.experiment)
+    experiment, seeds = paper.experiments[name], seeds_of(args.seeds)
+    runs = plan(experiment.cells, args.dataset, args.model, seeds, args.methods)
+    todo: dict[RunFolder, PlannedRun] = {}
     refused = []
     for run in runs:
         try:
@@ -107,39 +110,50 @@ def missing(args: Settings) -> Missing:
             refused.append(str(error))
             continue
         teacher = run.teacher()
-        if teacher and not has_weights(teacher.weights):
+        if teacher and not teacher.folder.has_weights():
             todo[teacher.folder] = teacher
         todo[run.folder] = run
-    where = [f"--dataset={args.dataset}", f"--model={args.model}", f"--data_dir={args.data_dir}"]
-    afterwards = []
-    if args.experiment in ("figure5", "figure6"):
-        for seed in seeds:
-            teacher = planned(TEACHER, args.dataset, args.model, seed)
-            if not (teacher.summary.parent / "user_space.npz").exists():
-                if not has_weights(teacher.weights):
-                    todo[teacher.folder] = teacher
-                command = ["-m", "experiments.user_space", *where, f"--seed={seed}"]
-                afterwards.append(Task(f"user space of seed {seed}", command, minutes=0.1))
-    if args.experiment == "table3":
-        if not Path("logs", args.dataset, "inference", f"{args.model}.json").exists():
-            afterwards.append(Task("inference", ["-m", "experiments.inference", *where]))
+    afterwards = list(_afterwards(args, experiment, seeds, todo))
     took = Durations()
-    tasks = [_task(run, args, took) for run in todo.values()]
+    tasks = [_task(run, args, took, paper.metric) for run in todo.values()]
     return Missing(tasks, afterwards, refused, len(runs))
 
 
-def _task(run: PlannedRun, args: Settings, took: "Durations") -> Task:
+def _afterwards(
+    args: Settings, experiment: Experiment, seeds: list[int], todo: dict[RunFolder, PlannedRun]
+) -> Iterator[Task]:
+    """Yield what is to be made of the runs; teachers that it needs are added to ``todo``."""
+    where = {"dataset": args.dataset, "model": args.model}
+    flags = [*(f"--{key}={value}" for key, value in where.items()), f"--data_dir={args.data_dir}"]
+    for step in experiment.afterwards:
+        command = ["-m", step.module, *flags]
+        if not step.of_teacher:
+            if not Path("logs", step.file.format(**where)).exists():
+                yield Task(step.file.format(**where), command, minutes=step.minutes)
+            continue
+        for seed in seeds:
+            teacher = planned(TEACHER, args.dataset, args.model, seed)
+            if (teacher.folder.logs / step.file).exists():
+                continue
+            if not teacher.folder.has_weights():
+                todo[teacher.folder] = teacher
+            name = f"{step.file} of seed {seed}"
+            yield Task(name, [*command, f"--seed={seed}"], minutes=step.minutes)
+
+
+def _task(run: PlannedRun, args: Settings, took: "Durations", metric: str) -> Task:
     # a run that was stopped, or a finished one whose weights are needed and not at hand
-    begun = run.summary.exists() or run.weights.with_name("last.pt").exists()
+    begun = run.folder.summary.exists() or run.folder.last.exists()
     flags = ["--resume"] if begun else []
     where = ["--threads=1", f"--device={args.device}", f"--data_dir={args.data_dir}"]
     teacher = run.teacher()
     return Task(
-        name="/".join(run.folder.parts[1:]),
+        name="/".join(run.folder.logs.parts[2:]),
         command=[str(ROOT / run.command[0]), *run.command[1:], *where, *flags],
-        folder=run.summary.parent,
-        needs=teacher.summary.parent if teacher else None,
+        folder=run.folder.logs,
+        needs=teacher.folder.logs if teacher else None,
         minutes=took.minutes(run),
+        metric=metric,
     )
 
 
@@ -252,7 +266,7 @@ def _die_with_parent() -> None:
 def _score(task: Task) -> str:
     summaries = read_runs(task.folder) if task.folder else []
     return "".join(
-        f", test H@5 {run['test']['H@5']:.4f}, "
+        f", test {task.metric} {run['test'][task.metric]:.4f}, "
         f"{(run['train_seconds'] + run['eval_seconds']) / 60:.1f} min"
         for run in summaries
     )
@@ -296,4 +310,4 @@ def main(args: Settings) -> None:
 
 
 if __name__ == "__main__":
-    launch(main, Settings, __doc__)
+    launch(main, Settings, f"{__doc__}\nExperiments: {', '.join(names())}.\n")

@@ -41,7 +41,7 @@ from experiments.teacher import own_teacher
 from Models import MODELS
 from Utils.errors import UserError
 from Utils.files import write_whole
-from Utils.run_folder import RunFolder, read_summary
+from Utils.run_folder import read_summary
 from Utils.seeding import numpy_generator
 from Utils.settings import launch
 from Utils.sources import load_split
@@ -160,7 +160,7 @@ def kept_trial(args: Settings, point: str) -> Trial | None:
     for run in read_runs(Path("logs", settings.dataset, f"{settings.model}-d{settings.dim}")):
         if run["method"] == args.method:
             with contextlib.suppress(UserError):
-                RunFolder(run["folder"], Path()).refuse_other(settings)
+                run["folder"].refuse_other(settings)
                 return _trial(point, run)
     return None
 

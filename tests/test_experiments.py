@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -15,21 +16,30 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from matplotlib import pyplot
 from scipy.stats import ttest_1samp, ttest_rel
 
-from experiments import beyond, claims, plan, published, report, run
+import experiments.papers as package
+from experiments import claims, figures, plan, printed, report, run, tables
 from experiments.claims import FAILS, HOLDS, NOT_RUN, UNDECIDED
 from experiments.evidence import Evidence, Place, interval
-from experiments.plan import CONTROLS, DE, DE_RRD, EXPERIMENTS, RRD, STUDENT, TEACHER, Cell, planned
+from experiments.papers import Experiment, derrd, derrd_users, find, papers, s2d
+from experiments.papers.derrd import ATTENTION, DE, DE_RRD, EXPERIMENTS, ONE_LARGE, RRD
+from experiments.papers.s2d import CONTROLS
+from experiments.plan import STUDENT, TEACHER, Cell, cells_on, planned
 from experiments.results import read_ranks
+from experiments.tables import View
 from Utils.errors import UserError
-from Utils.evaluation import metrics
+from Utils.evaluation import METRICS, metrics
+
+EVERY = [(paper.name, name) for paper in papers().values() for name in paper.experiments]
 
 # --- the plan --------------------------------------------------------------------------------
 
 
 def folders(experiment: str, model: str = "BPR", seeds=(0,), labels=()) -> list[str]:
-    runs = plan.plan(experiment, "CiteULike", model, seeds, labels)
+    paper, name = find(experiment)
+    runs = plan.plan(paper.experiments[name].cells, "CiteULike", model, seeds, labels)
     return [str(run.folder.relative_to("CiteULike")) for run in runs]
 
 
@@ -58,14 +68,15 @@ def test_points_with_the_tuned_settings_share_the_methods_run():
 
 
 @pytest.mark.parametrize("model", ["BPR", "NeuMF"])
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_a_runs_flags_make_its_settings(experiment, model):
+@pytest.mark.parametrize(("paper", "name"), EVERY)
+def test_a_runs_flags_make_its_settings(paper, name, model):
     """What is compared with a finished run's settings is what the script is told."""
-    if not plan.cells_of(experiment, model):
-        with pytest.raises(UserError, match="figure6 is of base models that encode users apart"):
-            plan.plan(experiment, "CiteULike", model, [0])
+    cells = papers()[paper].experiments[name].cells
+    if not cells_on(model, cells):
+        with pytest.raises(UserError, match="NeuMF can have none of it"):
+            plan.plan(cells, "CiteULike", model, [0])
         return
-    for planned_run in plan.plan(experiment, "CiteULike", model, [0, 1]):
+    for planned_run in plan.plan(cells, "CiteULike", model, [0, 1]):
         kind = plan.load_script(planned_run.cell.method).Settings
         kinds = {field.name: field.type for field in dataclasses.fields(kind)}
         given = {}
@@ -81,7 +92,7 @@ def test_a_runs_flags_make_its_settings(experiment, model):
 
 
 def test_seeds_on_the_published_split_have_one_teacher():
-    runs = plan.plan("curves", "CiteULike", "BPR", [0, 2])
+    runs = plan.plan(EXPERIMENTS["curves"].cells, "CiteULike", "BPR", [0, 2])
     assert sum(run.cell.label == "Teacher" for run in runs) == 1
     last = runs[-1]
     assert last.folder.name == "published-seed2"
@@ -89,13 +100,22 @@ def test_seeds_on_the_published_split_have_one_teacher():
     assert str(last.teacher().weights.parent) == last.settings.teacher
 
 
-def test_names_are_checked():
-    with pytest.raises(UserError, match="did you mean table2"):
-        plan.plan("tabel2", "CiteULike", "BPR", [0])
+def test_names_are_checked(monkeypatch):
+    cells = EXPERIMENTS["table2"].cells
     with pytest.raises(UserError, match="--methods 'DERRD' is unknown; did you mean DE-RRD"):
-        plan.plan("table2", "CiteULike", "BPR", [0], ["DERRD"])
+        plan.plan(cells, "CiteULike", "BPR", [0], ["DERRD"])
     with pytest.raises(UserError, match="--model 'bpr' is unknown; did you mean BPR"):
-        plan.plan("table2", "CiteULike", "bpr", [0])
+        plan.plan(cells, "CiteULike", "bpr", [0])
+    assert find("table2") == find("derrd/table2") == (derrd.PAPER, "table2")
+    for name in ("tabel2", "drrd/table2", "s2d/table2"):
+        with pytest.raises(UserError, match=f"'{name}' is unknown; did you mean table2"):
+            find(name)
+    monkeypatch.setitem(s2d.PAPER.experiments, "table2", EXPERIMENTS["table2"])
+    with pytest.raises(UserError, match="'table2' is of several papers: derrd/table2; s2d/tab"):
+        find("table2")
+    assert find("s2d/table2") == (s2d.PAPER, "table2")
+    with pytest.raises(UserError, match="did you mean s2d/table2"):
+        find("s2d/tabel2")
 
 
 @pytest.mark.parametrize(("text", "seeds"), [("0-4", [0, 1, 2, 3, 4]), ("2,0", [2, 0]), ("7", [7])])
@@ -118,11 +138,11 @@ LONG = dataclasses.replace(STUDENT, changes=(("max_epoch", 150), ("patience", 15
 @pytest.fixture
 def tiny(workdir, monkeypatch):
     """An experiment of one student on the built-in data."""
-    monkeypatch.setitem(EXPERIMENTS, "tiny", [SHORT])
+    monkeypatch.setitem(EXPERIMENTS, "tiny", Experiment("Tiny", [SHORT]))
     return run.Settings("tiny", dataset="synthetic", seeds="0,1", jobs=2, device="cpu")
 
 
-def test_what_is_missing_is_run_and_nothing_twice(tiny, workdir, capsys):
+def test_what_is_missing_is_run_and_nothing_twice_or_of_other_settings(tiny, workdir, capsys):
     run.main(dataclasses.replace(tiny, dry_run=True))
     assert "2 to run, of 2 planned" in capsys.readouterr().out
     assert not (workdir / "logs").exists()
@@ -137,10 +157,7 @@ def test_what_is_missing_is_run_and_nothing_twice(tiny, workdir, capsys):
     assert "1 to run, of 2 planned" in capsys.readouterr().out
     assert summaries[0].stat().st_mtime_ns == written[0]
     assert summaries[1].exists()
-
-
-def test_a_finished_run_of_other_settings_is_refused_and_stops_no_other(tiny, workdir):
-    run.main(tiny)
+    # a finished run of other settings is refused, and stops no other
     (path,) = (workdir / "logs").rglob("seed1/config.json")
     kept = json.loads(path.read_text())
     kept["settings"]["lr"] = 0.5
@@ -153,7 +170,7 @@ def test_a_finished_run_of_other_settings_is_refused_and_stops_no_other(tiny, wo
 
 
 def test_a_student_waits_for_its_teachers_weights(workdir, monkeypatch):
-    monkeypatch.setitem(EXPERIMENTS, "tiny", [DE, RRD])
+    monkeypatch.setitem(EXPERIMENTS, "tiny", Experiment("Tiny", [DE, RRD]))
     args = run.Settings("tiny", dataset="synthetic", jobs=2)
     tasks = run.missing(args).runs
     assert [task.name for task in tasks] == [
@@ -197,9 +214,10 @@ def start_runner(workdir: Path) -> subprocess.Popen:
     """Start the runner on two longer runs, as a process of its own."""
     code = (
         "import sys; sys.argv = 'run.py tiny --dataset=synthetic --seeds=0-1 --jobs=2'.split()\n"
-        "from experiments import plan, run; from Utils.settings import launch\n"
+        "from experiments import papers, plan, run; from Utils.settings import launch\n"
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # as in a shell
-        f"plan.EXPERIMENTS['tiny'] = [plan.Cell('Student', 'no_KD', changes={LONG.changes!r})]\n"
+        f"cell = plan.Cell('Student', 'no_KD', changes={LONG.changes!r})\n"
+        "papers.papers()['derrd'].experiments['tiny'] = papers.Experiment('Tiny', [cell])\n"
         "launch(run.main, run.Settings, '')"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -270,6 +288,11 @@ def at(cell: Cell, model: str = "BPR") -> Place:
     return Place("CiteULike", model, cell)
 
 
+def view(evidence: Evidence, name: str) -> View:
+    """Return an experiment on CiteULike and BPR."""
+    return View(*find(name), evidence, "CiteULike", "BPR")
+
+
 def draw(hits: float, seed: int, users: int = 400) -> np.ndarray:
     """Return ranks of which about a share ``hits`` are at most 5."""
     generator = np.random.default_rng(seed)
@@ -329,7 +352,7 @@ def test_only_common_splits_are_compared(logs):
     fake_run(logs, at(DE_RRD), 7, draw(0.0, 6))
     evidence = Evidence(logs)
     found = evidence.compare([(1.0, at(DE_RRD)), (-1.0, at(STUDENT))], "H@5")
-    expected = evidence.values(at(DE_RRD))[2] - evidence.values(at(STUDENT))[2]
+    expected = evidence.values(at(DE_RRD), "H@5")[2] - evidence.values(at(STUDENT), "H@5")[2]
     assert (found.splits, found.difference) == (1, pytest.approx(expected))
     assert np.isnan(found.p_splits)
     assert found.p_users < 0.05
@@ -381,7 +404,7 @@ def test_ranks_are_read_whatever_their_integers(tmp_path, kind):
 def test_a_run_of_other_settings_is_no_evidence(logs, capsys):
     (path,) = logs.rglob("DE/seed1/config.json")
     path.write_text(path.read_text().replace('"lmbda_DE": 0.01', '"lmbda_DE": 0.5'))
-    assert list(Evidence(logs).values(at(DE))) == [0, 2]
+    assert list(Evidence(logs).values(at(DE), "H@5")) == [0, 2]
     assert "left out: " in (said := capsys.readouterr().err)
     assert "holds a run with lmbda_DE 0.5 (now 0.01)" in said
 
@@ -390,7 +413,7 @@ def test_a_run_of_other_settings_is_no_evidence(logs, capsys):
 
 
 def verdict(check, logs: Path) -> str:
-    return check(Evidence(logs), "CiteULike").verdict
+    return check(derrd.PAPER, Evidence(logs), "CiteULike").verdict
 
 
 def test_a_verdict_is_a_two_sided_t_test_over_three_splits_or_more():
@@ -439,7 +462,7 @@ def test_better_holds_if_splits_say_so(logs):
 def test_users_decide_nothing_alone(logs):
     for seed in (1, 2):
         shutil.rmtree(logs / planned(DE, "CiteULike", "BPR", seed).folder)
-    finding = claims.above("BPR", [DE], [STUDENT])(Evidence(logs), "CiteULike")
+    finding = claims.above("BPR", [DE], [STUDENT])(derrd.PAPER, Evidence(logs), "CiteULike")
     assert finding.verdict == UNDECIDED
     assert Evidence(logs).compare([(1.0, at(DE)), (-1.0, at(STUDENT))], "H@5").p_users < 1e-9
     assert finding.detail.endswith(", paper +0.0376")
@@ -455,8 +478,8 @@ def test_the_papers_effect_decides_where_its_tables_have_it(logs, monkeypatch):
     assert verdict(claims.above("BPR", [DE], [STUDENT]), logs) == FAILS
     assert verdict(claims.above("BPR", half[:1], half[1:]), logs) == UNDECIDED
     flag = ("derrd_table2", "CiteULike", "BPR", "DE", "H@5")
-    monkeypatch.setattr(published, "flags", lambda: {flag: "misprint"})
-    finding = claims.above("BPR", [DE], [STUDENT])(Evidence(logs), "CiteULike")
+    monkeypatch.setattr(printed, "flags", lambda _: {flag: "misprint"})
+    finding = claims.above("BPR", [DE], [STUDENT])(derrd.PAPER, Evidence(logs), "CiteULike")
     assert finding.verdict == UNDECIDED
     assert "paper" not in finding.detail
 
@@ -475,8 +498,8 @@ def test_a_gain_can_be_compared_between_base_models(logs):
     for seed in range(3):
         fake_run(logs, at(STUDENT, "NeuMF"), seed, draw(0.2, 50 + seed))
         fake_run(logs, at(RRD, "NeuMF"), seed, draw(0.6, 60 + seed))
-    (claim,) = [c for c in claims.CLAIMS if c.text == "RRD gains more on NeuMF than on BPR"]
-    finding = claim.check(Evidence(logs), "CiteULike")
+    (claim,) = [c for c in derrd.CLAIMS if c.text == "RRD gains more on NeuMF than on BPR"]
+    finding = claim.check(derrd.PAPER, Evidence(logs), "CiteULike")
     assert finding.verdict == HOLDS
     assert "RRD on NeuMF - Student on NeuMF - RRD on BPR + Student on BPR" in finding.detail
 
@@ -484,9 +507,9 @@ def test_a_gain_can_be_compared_between_base_models(logs):
 def test_a_ratio_is_of_means_over_common_splits(logs):
     evidence = Evidence(logs)
     of_mine, of_teacher = (
-        np.mean(list(evidence.values(at(cell)).values())) for cell in (DE, TEACHER)
+        np.mean(list(evidence.values(at(cell), "H@5").values())) for cell in (DE, TEACHER)
     )
-    finding = claims.ratio("BPR", DE, 0.94)(evidence, "CiteULike")
+    finding = claims.ratio("BPR", DE, 0.94)(derrd.PAPER, evidence, "CiteULike")
     assert f"DE / Teacher = {of_mine / of_teacher:.3f}; " in finding.detail
     assert f"DE - 0.935 Teacher = {of_mine - 0.935 * of_teacher:+.4f}" in finding.detail
     assert "paper +0.0016" in finding.detail
@@ -509,7 +532,7 @@ def test_a_peak_is_of_the_splits_that_all_its_cells_have(logs):
     assert verdict(claims.peak("BPR", cells, [RRD, STUDENT]), logs) == FAILS
     for seed in (5, 6, 7, 8, 9):  # easy splits, which the others do not have
         fake_run(logs, at(RRD), seed, draw(0.99, seed))
-    finding = claims.peak("BPR", cells, [RRD, STUDENT])(Evidence(logs), "CiteULike")
+    finding = claims.peak("BPR", cells, [RRD, STUDENT])(derrd.PAPER, Evidence(logs), "CiteULike")
     assert finding.verdict == FAILS
     assert finding.detail.startswith("best: DE, ")
     assert "(3 splits, " in finding.detail
@@ -517,7 +540,7 @@ def test_a_peak_is_of_the_splits_that_all_its_cells_have(logs):
         fake_run(logs, at(DE_RRD), seed, draw(0.6, 10 * seed + 5))
     assert verdict(claims.peak("BPR", [*cells, DE_RRD], [DE]), logs) == UNDECIDED
     shutil.rmtree(logs / planned(RRD, "CiteULike", "BPR", 1).folder)
-    finding = claims.peak("BPR", cells, [DE])(Evidence(logs), "CiteULike")
+    finding = claims.peak("BPR", cells, [DE])(derrd.PAPER, Evidence(logs), "CiteULike")
     assert finding.verdict == UNDECIDED  # two splits in common
     assert "(2 splits, " in finding.detail
 
@@ -542,7 +565,7 @@ def test_a_share_is_that_of_the_weighted_loss_at_the_best_epoch(logs):
     for seed, best in enumerate((0.15, 0.16, 0.14)):
         assert verdict(check, logs) == (UNDECIDED if seed else NOT_RUN)  # too few splits
         keep_losses(logs, seed, [0.9, best, 0.9])
-    assert check(Evidence(logs), "CiteULike") == (
+    assert check(derrd.PAPER, Evidence(logs), "CiteULike") == (
         HOLDS,
         "90% at epoch 0, 15% at 1 of seed 0; 90% at epoch 0, 16% at 1 of seed 1; "
         "90% at epoch 0, 14% at 1 of seed 2",
@@ -561,15 +584,15 @@ def test_groups_that_gain_are_counted(logs):
     for cell, ranks in ((STUDENT, np.full(400, 50)), (DE, np.where(groups < 3, 1, 50))):
         shutil.rmtree(logs / planned(cell, "CiteULike", "BPR", 0).folder)
         fake_run(logs, at(cell), 0, ranks)
-    check = claims.groups_gain("BPR")
+    check = derrd_users.groups_gain("BPR", [DE, ATTENTION, ONE_LARGE])
     assert verdict(check, logs) == NOT_RUN
-    for cell, count in ((claims.ATTENTION, 2), (claims.ONE_LARGE, 1)):
+    for cell, count in ((ATTENTION, 2), (ONE_LARGE, 1)):
         fake_run(logs, at(cell), 0, np.where(groups < count, 1, 50))
-    finding = check(Evidence(logs), "CiteULike")
+    finding = check(derrd.PAPER, Evidence(logs), "CiteULike")
     assert finding.verdict == UNDECIDED
     assert "groups of 4 that gain, seed 0: DE: 3, DE (a) Attention: 2" in finding.detail
     for seed in (1, 2):
-        for cell in (TEACHER, STUDENT, DE, claims.ATTENTION, claims.ONE_LARGE):
+        for cell in (TEACHER, STUDENT, DE, ATTENTION, ONE_LARGE):
             source = logs / planned(cell, "CiteULike", "BPR", 0).folder
             copy = source.with_name(f"seed{seed}")
             shutil.copytree(source, copy, dirs_exist_ok=True)
@@ -582,14 +605,14 @@ def test_groups_that_gain_are_counted(logs):
 
 def test_mutual_information_of_known_labellings():
     a = np.array([0, 0, 1, 1])
-    assert claims.mutual_information(a, np.array([3, 3, 1, 1])) == pytest.approx(1)
-    assert claims.mutual_information(a, np.array([0, 1, 0, 1])) == pytest.approx(0)
-    assert claims.mutual_information(a, np.zeros(4, dtype=int)) == 0
+    assert derrd_users.mutual_information(a, np.array([3, 3, 1, 1])) == pytest.approx(1)
+    assert derrd_users.mutual_information(a, np.array([0, 1, 0, 1])) == pytest.approx(0)
+    assert derrd_users.mutual_information(a, np.zeros(4, dtype=int)) == 0
     # H(a) = H(b) = log 2; the joint has 3/8, 1/8, 1/8, 3/8
     a, b = np.array([0] * 4 + [1] * 4), np.array([0, 0, 0, 1, 0, 1, 1, 1])
     joint = np.array([3, 1, 1, 3]) / 8
     expected = (2 * np.log(2) + np.sum(joint * np.log(joint))) / np.log(2)
-    assert claims.mutual_information(a, b) == pytest.approx(expected)
+    assert derrd_users.mutual_information(a, b) == pytest.approx(expected)
 
 
 def test_experts_specialise_if_they_share_more_with_groups_at_the_end(logs):
@@ -600,14 +623,14 @@ def test_experts_specialise_if_they_share_more_with_groups_at_the_end(logs):
         (de,) = logs.rglob(f"DE/seed{seed}")
         np.savez(de / f"selection-epoch{epoch}.npz", user=users, item=np.zeros(3))
 
-    check = claims.specialises("BPR")
+    check = derrd_users.specialises("BPR", DE)
     for seed in range(3):
         (teacher,) = logs.rglob(f"BPR-d200/no_KD/seed{seed}")
         np.savez(teacher / "user_space.npz", groups=groups)
         choose(seed, 0, others)
         assert verdict(check, logs) == (UNDECIDED if seed else NOT_RUN)
         choose(seed, 20, groups)
-    finding = check(Evidence(logs), "CiteULike")
+    finding = check(derrd.PAPER, Evidence(logs), "CiteULike")
     assert finding.verdict == HOLDS
     assert "0.000 at epoch 0, 1.000 at epoch 20; normalised mutual information, seed 1" in (
         finding.detail
@@ -619,10 +642,11 @@ def test_experts_specialise_if_they_share_more_with_groups_at_the_end(logs):
 
 
 def test_no_claim_is_decided_without_runs(tmp_path):
-    for claim in claims.CLAIMS:
-        for dataset in ("CiteULike", "Foursquare"):
-            assert claim.check(Evidence(tmp_path), dataset) == (NOT_RUN, "")
-        assert claim.experiment in EXPERIMENTS
+    for paper in papers().values():
+        for claim in paper.claims:
+            for dataset, _ in paper.settings:
+                assert claim.check(paper, Evidence(tmp_path), dataset) == (NOT_RUN, "")
+            assert claim.experiment in paper.experiments
 
 
 # --- reports ---------------------------------------------------------------------------------
@@ -635,8 +659,8 @@ def test_a_cell_is_compared_with_what_the_paper_compares_it_with(logs):
     fake_run(logs, at(DE_RRD), 0, draw(0.6, 3))
     evidence = Evidence(logs)
     beside = {
-        cell.label: (other := report.against(evidence, at(cell))) and other.cell.label
-        for cell in [*EXPERIMENTS["table2"], *EXPERIMENTS["table4"]]
+        cell.label: (other := derrd.against(evidence, at(cell))) and other.cell.label
+        for cell in [*EXPERIMENTS["table2"].cells, *EXPERIMENTS["table4"].cells]
     }
     assert beside["Teacher"] is beside["Student"] is None
     assert beside["DE"] == beside["RD"] == beside["SVD"] == "Student"
@@ -650,7 +674,7 @@ def test_a_report_has_ours_beside_the_papers(logs):
     text, rows = report.report(Evidence(logs), "table2")
     by_key = {(row.model, row.method, row.metric): row for row in rows}
     row = by_key["BPR", "DE", "H@5"]
-    values = list(Evidence(logs).values(at(DE)).values())
+    values = list(Evidence(logs).values(at(DE), "H@5").values())
     assert (row.runs, row.paper, row.against) == (3, 0.4817, "Student")
     assert row.mean == pytest.approx(np.mean(values))
     assert row.deviation == pytest.approx(np.std(values, ddof=1))
@@ -662,18 +686,18 @@ def test_a_report_has_ours_beside_the_papers(logs):
     assert "0.3133†" in text
     assert "## Foursquare" not in text
     assert "*holds*" in text
-    (head, *lines) = csv.reader(report.to_csv(rows).splitlines())
-    assert tuple(head) == report.Row._fields
+    (head, *lines) = csv.reader(tables.to_csv(rows).splitlines())
+    assert tuple(head) == tables.Row._fields
     assert len(lines) == 10 * 9
 
 
 def test_the_grid_of_lambdas_has_the_papers_values(tmp_path):
-    cell = next(c for c in EXPERIMENTS["table5"] if dict(c.changes)["lmbda_DE"] == 0.1)
+    cell = next(c for c in EXPERIMENTS["table5"].cells if dict(c.changes)["lmbda_DE"] == 0.1)
     place = Place("Foursquare", "BPR", cell)
     fake_run(tmp_path, place, 0, draw(0.5, 0))
     text, _ = report.report(Evidence(tmp_path), "table5")
     line = next(line for line in text.splitlines() if line.startswith("| 0.1 "))
-    mean = Evidence(tmp_path).values(place)[0]
+    mean = Evidence(tmp_path).values(place, "H@5")[0]
     assert line.split("|")[2].strip() == f"{mean:.4f} (0.5269)"
     assert line.split("|")[4].strip() == "not run (0.4928)"
 
@@ -682,31 +706,31 @@ def test_every_published_value_has_a_place():
     """No row of the paper's tables is lost for a name that is spelled otherwise."""
     found = set()
     for experiment in ("table2", "table4", "table5"):
-        for dataset, model in report.SETTINGS:
-            for cell in EXPERIMENTS[experiment]:
-                for metric in report.METRICS:
-                    value, _ = published.paper_value(
-                        experiment, Place(dataset, model, cell), metric
-                    )
+        for dataset, model in derrd.SETTINGS:
+            for cell in EXPERIMENTS[experiment].cells:
+                for metric in METRICS:
+                    value, _ = derrd.printed(experiment, Place(dataset, model, cell), metric)
                     found.add((experiment, dataset, model, value))
     for table in ("table2", "table4", "table5"):
-        for (dataset, model, _, _), value in published.table(table).items():
+        for (dataset, model, _, _), value in printed.table(f"derrd_{table}").items():
             assert (table, dataset, model, value) in found
     place = at(dataclasses.replace(DE_RRD, phi=0.5))
-    assert published.paper_value("table3", place, "H@5_ratio_to_teacher") == (1.01, "")
+    assert derrd.printed("table3", place, "H@5_ratio_to_teacher") == (1.01, "")
 
 
 def test_the_papers_effect_is_of_cells_that_its_tables_have():
     gain = [(1.0, at(DE)), (-1.0, at(STUDENT))]
-    assert published.effect(gain, "H@5") == pytest.approx(0.4817 - 0.4441)
-    assert published.effect([*gain, (1.0, at(TEACHER))], "H@5") == pytest.approx(
+    assert derrd.PAPER.effect(gain) == pytest.approx(0.4817 - 0.4441)
+    assert derrd.PAPER.effect([*gain, (1.0, at(TEACHER))]) == pytest.approx(
         0.4817 - 0.4441 + 0.5135
     )
-    assert published.effect([(1.0, at(dataclasses.replace(DE, phi=0.5)))], "H@5") is None
-    assert published.effect([(1.0, at(claims.ATTENTION))], "H@5") is None  # of Foursquare alone
-    assert published.effect([(1.0, at(STUDENT))], "M@20") is None  # a known misprint
+    assert derrd.PAPER.effect([(1.0, at(dataclasses.replace(DE, phi=0.5)))]) is None
+    assert derrd.PAPER.effect([(1.0, at(ATTENTION))]) is None  # of Foursquare alone
+    assert (
+        dataclasses.replace(derrd.PAPER, metric="M@20").effect([(1.0, at(STUDENT))]) is None
+    )  # a known misprint
     elsewhere = [(weight, place._replace(dataset="Foursquare")) for weight, place in gain]
-    assert published.effect(elsewhere, "H@5") is None  # of another crawl than ours
+    assert derrd.PAPER.effect(elsewhere) is None  # of another crawl than ours
 
 
 def test_a_report_of_no_logs_is_refused_and_leaves_the_readme_alone(workdir):
@@ -719,13 +743,17 @@ def test_a_report_of_no_logs_is_refused_and_leaves_the_readme_alone(workdir):
 
 def test_claims_of_another_data_set_say_so(logs):
     evidence = Evidence(logs)
-    for claim in claims.CLAIMS:
+    for claim in derrd.CLAIMS:
         foursquare = claim.section.startswith(("5.3", "5.4"))
         elsewhere = " (the paper: on Foursquare)" if foursquare else ""
         assert claim.text_on("CiteULike") == claim.text + elsewhere
         assert claim.text_on("Foursquare") == claim.text
-    assert "(the paper: on Foursquare)" in report.claims_table(evidence, "CiteULike", "table4")
-    assert "(the paper: on Foursquare)" not in report.claims_table(evidence, "CiteULike", "table2")
+    assert "(the paper: on Foursquare)" in tables.claims_table(
+        derrd.PAPER, evidence, "CiteULike", "table4"
+    )
+    assert "(the paper: on Foursquare)" not in tables.claims_table(
+        derrd.PAPER, evidence, "CiteULike", "table2"
+    )
 
 
 def test_a_report_shows_what_is_undecided(tmp_path):
@@ -736,19 +764,19 @@ def test_a_report_shows_what_is_undecided(tmp_path):
 
 
 def test_a_panel_of_figure_7_is_of_the_splits_that_all_its_cells_have(logs):
-    cells = {dict(cell.changes).get("num_experts"): cell for cell in EXPERIMENTS["figure7"]}
+    cells = derrd.POINTS["experts M"]
     for count, seeds in ((5, (0, 1, 7)), (10, (0, 2))):
         for seed in seeds:
             fake_run(logs, at(cells[count]), seed, draw(0.5, 100 * count + seed))
     evidence = Evidence(logs)
-    panels = report._panels(evidence, "CiteULike", "BPR")
+    panels = derrd.panels(view(evidence, "figure7"))
     # 30 is the tuned number: the run of DE
     places = {0: STUDENT, 5: cells[5], 10: cells[10], 30: DE}
-    expected = {value: [evidence.values(at(cell))[0]] for value, cell in places.items()}
+    expected = {value: [evidence.values(at(cell), "H@5")[0]] for value, cell in places.items()}
     assert panels == {"experts M": {"DE": expected}}
 
 
-# --- beyond the papers ---------------------------------------------------------------------------
+# --- our own method -----------------------------------------------------------------------------
 
 
 def test_controls_are_a_loss_and_a_start_and_nothing_else():
@@ -773,10 +801,12 @@ def test_controls_are_laid_beside_each_other(logs):
     for seed in range(2):
         fake_run(logs, at(spectral), seed, draw(0.5, 100 + seed))
     evidence = Evidence(logs)
-    lines = [line.split("|") for line in beyond.controls_table(evidence, *at(RRD)[:2]).splitlines()]
+    lines = [
+        line.split("|") for line in s2d.controls_table(view(evidence, "controls")).splitlines()
+    ]
     found = {(line[1].strip(), line[2].strip()): [c.strip() for c in line[3:-1]] for line in lines}
-    mine = list(evidence.values(at(spectral)).values())
-    teachers = [evidence.values(at(TEACHER))[seed] for seed in range(2)]
+    mine = list(evidence.values(at(spectral), "H@5").values())
+    teachers = [evidence.values(at(TEACHER), "H@5")[seed] for seed in range(2)]
     runs, score, share, epoch, time = found["RRD", "spectral"]
     assert (runs, epoch, time) == ("2", "1", "1.6")
     assert score == f"{np.mean(mine):.4f} ± {np.std(mine, ddof=1):.4f}"
@@ -784,15 +814,15 @@ def test_controls_are_laid_beside_each_other(logs):
     assert found["S2D", "spectral"][:2] == ["0", "not run"]
     (line,) = (
         line
-        for line in beyond.contrasts_table(evidence, *at(RRD)[:2]).splitlines()
+        for line in s2d.contrasts_table(view(evidence, "controls")).splitlines()
         if "the start: RRD" in line
     )
     difference = evidence.compare([(1.0, at(spectral)), (-1.0, at(random))], "H@5")
     assert [cell.strip() for cell in line.split("|")[2:4]] == [f"{difference.difference:+.4f}", "2"]
-    assert "S2D" not in beyond.contrasts_table(evidence, *at(RRD)[:2])
-    assert "No test over users" not in beyond.contrasts_table(evidence, *at(RRD)[:2])
+    assert "S2D" not in s2d.contrasts_table(view(evidence, "controls"))
+    assert "No test over users" not in s2d.contrasts_table(view(evidence, "controls"))
     (logs / planned(spectral, "CiteULike", "BPR", 1).folder / "ranks.npz").unlink()
-    assert beyond.contrasts_table(Evidence(logs), *at(RRD)[:2]).endswith(
+    assert s2d.contrasts_table(view(Evidence(logs), "controls")).endswith(
         "\n\nNo test over users of the start: RRD, spectral - random: "
         "BPR-d20/URRD-spectral-reg-0.0001/seed1/ranks.npz: no such file."
     )
@@ -802,17 +832,104 @@ def test_sizes_and_times_are_those_of_the_runs(logs):
     half = dataclasses.replace(STUDENT, phi=0.5)
     fake_run(logs, at(half), 0, draw(0.4, 200))
     evidence = Evidence(logs)
-    found = beyond.shares_by_size(evidence, "sizes", "CiteULike", "BPR", "d")
-    paper = beyond.shares_by_size(evidence, "figure4", "CiteULike", "BPR", "phi")
+    found = figures.shares_by_size(view(evidence, "sizes"), "d")
+    paper = figures.shares_by_size(view(evidence, "figure4"), "phi")
     assert paper.keys() == {"Student", "DE", "RRD"}  # other methods, other sizes
     assert paper["Student"] == {phi: found["Student"][round(200 * phi)] for phi in (0.1, 0.5, 1)}
-    teachers = evidence.values(at(TEACHER))
+    teachers = evidence.values(at(TEACHER), "H@5")
     assert found.keys() == {"Student"}
     for dim, cell in ((20, STUDENT), (100, half)):
-        scores = evidence.values(at(cell))
+        scores = evidence.values(at(cell), "H@5")
         shares = [scores[seed] / teachers[seed] for seed in scores]
         assert found["Student"][dim] == pytest.approx(shares)
-    times = beyond.shares_by_time(evidence, "CiteULike", "BPR")
+    times = s2d.shares_by_time(view(evidence, "controls"))
     assert times.keys() == {"Student", "DE", "RRD"}
-    shares = [value / teachers[seed] for seed, value in evidence.values(at(DE)).items()]
+    shares = [value / teachers[seed] for seed, value in evidence.values(at(DE), "H@5").items()]
     assert times["DE"] == ([1.1, 2.1, 3.1], shares)
+    assert s2d.share_figure(view(evidence, "controls")) is None  # S2D was not run
+    fake_run(logs, at(derrd.S2D), 0, draw(0.6, 300))
+    (axes,) = s2d.share_figure(view(Evidence(logs), "controls")).axes
+    assert [text.get_text() for text in axes.texts] == ["Student", "DE", "RRD", "S2D (1 run)"]
+    (teacher,) = (curve for curve in axes.lines if curve.get_label() == "teacher")
+    assert teacher.get_ydata()[0] == 1
+    pyplot.close("all")
+
+
+# --- papers ----------------------------------------------------------------------------------
+
+GENERIC = "plan run evidence claims printed tables report figures results papers/__init__".split()
+
+
+def test_what_is_for_all_papers_names_none():
+    methods = {path.stem.removeprefix("main_") for path in ROOT.glob("main_*.py")} - {"no_KD"}
+    methods |= {cell.label for cell in derrd.METHODS} - {STUDENT.label}
+    named = [*methods, *papers(), "[Tt]able ?[0-9]", "[Ff]igure ?[0-9]", "HetComp", "HyperKDMA"]
+    names = re.compile(rf"\b({'|'.join(named)})\b")
+    assert names.search("of the DE-RRD paper, figure 4")
+    for name in GENERIC:
+        text = (ROOT / f"experiments/{name}.py").read_text()
+        assert not names.search(text), f"{name}: {names.search(text)}"
+
+
+NEW_PAPER = """
+from experiments.claims import Claim, above
+from experiments.figures import printed_figure
+from experiments.papers import Experiment, Paper
+from experiments.plan import STUDENT, TEACHER, changed
+
+FAST = changed(STUDENT, "Fast", lr=0.05)
+TABLE = Experiment("Table 1: all", [TEACHER, STUDENT, FAST], figure=printed_figure)
+PAPER = Paper(
+    name="tiny",
+    title="the tiny paper",
+    metric="N@20",
+    settings=[("CiteULike", "BPR")],
+    experiments={"table1": TABLE, "table2": TABLE},
+    claims=[Claim("faster is better", "1", "table1", above("BPR", [FAST], [STUDENT]))],
+    overview=["table1"],
+    headline="table1",
+    printed=lambda _, place, metric: (0.25, "") if place.cell == FAST else ("", ""),
+)
+"""
+
+
+def test_a_new_paper_is_one_file(workdir, monkeypatch):
+    (workdir / "papers").mkdir()
+    (workdir / "papers/tiny.py").write_text(NEW_PAPER)
+    (workdir / "papers/tiny_part.py").write_text("raise ImportError('no paper')")
+    monkeypatch.setattr(package, "__path__", [*package.__path__, str(workdir / "papers")])
+    package.papers.cache_clear()
+    try:
+        paper, _ = find("table1")
+        with pytest.raises(UserError, match="several papers: derrd/table2; tiny/table2"):
+            find("table2")
+        runs = plan.plan(paper.experiments["table1"].cells, "CiteULike", "BPR", [3])
+        assert [run.folder.parts[1:] for run in runs] == [
+            ("BPR-d200", "no_KD", "seed3"),
+            ("BPR-d20", "no_KD", "seed3"),
+            ("BPR-d20", "no_KD-lr-0.05", "seed3"),
+        ]
+        for seed in range(3):
+            for run, share in zip(runs, (0.9, 0.3, 0.6), strict=True):
+                fake_run(workdir / "logs", at(run.cell), seed, draw(share, seed))
+        (workdir / "README.md").write_text("by hand\n<!-- results -->\n<!-- end of results -->\n")
+        monkeypatch.setattr(report, "ROOT", workdir)
+        report.main(report.Settings())
+        evidence = Evidence()
+        mean = np.mean(list(evidence.values(at(runs[2].cell), "N@20").values()))
+        written = (workdir / "results/tiny/table1.md").read_text()
+        (line,) = (line for line in written.splitlines() if line.startswith("| Fast "))
+        cells = [cell.strip() for cell in line.split("|")[1:8]]
+        assert cells[:3] == ["Fast", "0.1", "3"]
+        assert cells[3].startswith(f"{mean:.4f} ± ")
+        assert cells[4:] == ["0.2500", f"{mean - 0.25:+.4f}", "Student"]
+        assert "| faster is better | 1       | *holds* | Fast - Student = +" in written
+        assert (workdir / "results/tiny/table1-CiteULike-BPR.png").exists()
+        assert (workdir / "results/methods.png").exists()
+        readme = (workdir / "README.md").read_text()
+        assert readme.startswith("by hand\n<!-- results -->\n| method ")
+        assert "Of the 1 claims of the tiny paper on CiteULike, 1 hold, 0 do not hold, " in readme
+        assert "## The tiny paper\n" in (workdir / "results/README.md").read_text()
+    finally:
+        package.papers.cache_clear()
+        sys.modules.pop("experiments.papers.tiny", None)

@@ -13,13 +13,12 @@ from experiments.figures import (
     MARKERS,
     STYLES,
     beside_paper,
-    gain_maps,
     learning_curves,
-    selection_maps,
     setting_curves,
     size_curves,
     time_map,
 )
+from experiments.papers.derrd_users import gain_maps, selection_maps
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +54,7 @@ def tick_labels(axes: Axes) -> dict[float, str]:
 
 
 def test_ours_stand_beside_the_papers():
-    figure = beside_paper({"A": [0.3, 0.5], "B": [0.2], "C": [0.6]}, {"A": 0.45, "C": 0.55})
+    figure = beside_paper({"A": [0.3, 0.5], "B": [0.2], "C": [0.6]}, {"A": 0.45, "C": 0.55}, "H@5")
     (axes,) = figure.axes
     assert [text.get_text() for text in axes.get_yticklabels()] == ["A", "B", "C"]
     assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the first on top
@@ -70,7 +69,7 @@ def test_ours_stand_beside_the_papers():
 
 def test_a_label_has_one_style_in_all_panels():
     panels = {"a": {"A": {1: [0.1], 2: [0.2]}}, "b": {"B": {1: [0.3]}, "A": {1: [0.4]}}}
-    first, second = setting_curves(panels).axes
+    first, second = setting_curves(panels, "H@5").axes
     colours = {
         (axes, each.get_label()): each.lines[0].get_color()
         for axes in (first, second)
@@ -88,7 +87,7 @@ def test_styles_tell_as_many_lines_apart_as_there_are():
 def test_learning_curves_mark_the_best_epoch():
     columns = {"epoch": [0, 1, 2], "train_loss": [9, 4, 2], "valid_H@5": [0.1, 0.3, 0.2]}
     columns = {name: np.array(values) for name, values in columns.items()}
-    loss, quality = learning_curves({"DE": columns}).axes
+    loss, quality = learning_curves({"DE": columns}, "H@5").axes
     assert loss.lines[0].get_xydata().tolist() == [[0, 9], [1, 4], [2, 2]]
     assert loss.get_yscale() == "log"
     curve, best = quality.lines
@@ -117,22 +116,41 @@ def test_size_curves_are_means_with_standard_deviations():
 
 
 def test_sizes_over_more_than_a_power_of_ten_stand_on_a_logarithmic_axis():
-    (axes,) = size_curves({"S2D": {10: [0.2], 20: [0.3], 200: [0.4]}}, "d").axes
+    (axes,) = size_curves({"S2D": {10: [0.2], 20: [0.3], 200: [0.4]}}, "d", "H@5").axes
     assert axes.get_xscale() == "log"
     assert tick_labels(axes) == {10: "10", 20: "20", 200: "200"}
     assert axes.get_xlabel() == "size of the student, d"
-    (axes,) = size_curves({"DE": {0.1: [0.2], 1.0: [0.3]}}, "phi").axes
+    (axes,) = size_curves({"DE": {0.1: [0.2], 1.0: [0.3]}}, "phi", "H@5").axes
     assert axes.get_xscale() == "linear"
 
 
 def test_a_method_stands_at_its_minutes():
-    (axes,) = time_map({"DE": ([30, 50], [0.8, 0.9]), "S2D": ([2], [0.95])}).axes
+    points = {"DE": ([30, 50], [0.8, 0.9]), "RD": ([5, 5], [0.7, 0.7]), "S2D": ([2], [0.95])}
+    (axes,) = time_map(points, "test H@5").axes
     places = [each.lines[0].get_xydata()[0].tolist() for each in axes.containers]
-    assert places == [[40, pytest.approx(0.85)], [2, 0.95]]
-    assert [text.get_text() for text in axes.texts] == ["DE (2)", "S2D (1)"]
+    assert places == [[40, pytest.approx(0.85)], [5, pytest.approx(0.7)], [2, 0.95]]
+    assert [text.get_text() for text in axes.texts] == ["DE", "RD", "S2D (1 run)"]
+    assert "mean of 2 runs, where not said" in axes.get_xlabel()
+    assert axes.get_ylabel() == "test H@5"
     assert axes.get_xscale() == "log"
-    (teacher,) = (curve for curve in axes.lines if curve.get_label() == "teacher")
-    assert teacher.get_ydata()[0] == 1
+
+
+def test_names_of_methods_that_are_close_cover_nothing():
+    points = {
+        "first": ([10, 12], [0.5, 0.52]),
+        "second": ([11, 12], [0.5, 0.51]),
+        "third": ([9, 9], [0.49, 0.52]),
+        "far to the right": ([90, 90], [0.5, 0.5]),
+    }
+    figure = time_map(points, "test H@5")
+    (axes,) = figure.axes
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in axes.texts]
+    places = axes.transData.transform([each.lines[0].get_xydata()[0] for each in axes.containers])
+    for i, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[i + 1 :])
+        assert not any(box.contains(*place) for place in places)
+        assert box.x1 <= axes.bbox.x1
 
 
 def test_each_setting_has_a_panel_with_its_own_scale():
@@ -144,7 +162,7 @@ def test_each_setting_has_a_panel_with_its_own_scale():
         "K": {"BPR": {0: [0.2], 10: [0.3], 50: [0.4]}},
         "T": {"BPR": {1: [0.2], 100: [0.3]}},
     }
-    figure = setting_curves(panels)
+    figure = setting_curves(panels, "H@5")
     assert [axes.get_xlabel() for axes in figure.axes] == list(panels)
     assert legend_texts(figure) == ["BPR", "NeuMF"]
     weight, count, scale = figure.axes
@@ -232,5 +250,5 @@ def test_an_outlier_does_not_stretch_the_scale_of_gains():
     groups = np.repeat([0, 1, 2], [500, 499, 1])
     gains = np.repeat([0.25, -0.125, -1.0], [500, 499, 1])
     places = np.random.default_rng(0).normal(size=(1000, 2))
-    figure = gain_maps(places, groups, {"DE": gains})
+    figure = gain_maps(places, groups, {"DE": gains}, "N@20")
     assert {points.get_clim() for points in figure.axes[0].collections} == {(-0.25, 0.25)}

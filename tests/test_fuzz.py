@@ -25,8 +25,11 @@ from hypothesis import strategies as st
 
 import main_no_KD
 import main_RD
-from experiments import claims, published, tune, variants
+from experiments import printed, tune
 from experiments import settings as table
+from experiments.evidence import Place
+from experiments.papers import derrd_users
+from experiments.plan import STUDENT
 from experiments.results import (
     read_curves,
     read_published_curves,
@@ -134,7 +137,7 @@ def _kinds(folder: Path) -> dict[str, Kind]:
 
     root = Path(table.__file__).parent
     for original in (
-        *(table.TABLE, variants.LOG, root / "published/table5.csv", root / "published/flags.csv"),
+        *(table.TABLE, printed.FOLDER / "derrd_table5.csv", printed.FOLDER / "derrd_flags.csv"),
         *(root / "tuning/CiteULike-BPR-RD-d20.csv", ROOT / "logs/CiteULike/inference/BPR.json"),
     ):
         (folder / original.name).write_bytes(original.read_bytes())
@@ -145,19 +148,12 @@ def _kinds(folder: Path) -> dict[str, Kind]:
             patch.setattr(table, "TABLE", path)
             return table.resolve("RD", main_RD.Settings())[1]
 
-    def tried(path: Path) -> int:
+    def printed_values(path: Path) -> int:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(variants, "LOG", path)
-            return len(variants.read_log())
-
-    def printed(path: Path) -> int:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(published, "FOLDER", path.parent)
-            if path.stem == "flags":
-                published.flags.cache_clear()
-                return len(published.flags())
-            published.table.cache_clear()
-            return len(published.table(path.stem))
+            patch.setattr(printed, "FOLDER", path.parent)
+            read = {"derrd_flags": printed.flags}.get(path.stem, printed.table)
+            read.cache_clear()
+            return len(read(path.stem.removesuffix("_flags")))
 
     users = np.arange(split.num_users) % 7
     np.savez(logs / "selection-epoch0.npz", user=users.astype(np.int16), item=users)
@@ -166,9 +162,9 @@ def _kinds(folder: Path) -> dict[str, Kind]:
     place = ("CiteULike", "BPR", 0)
 
     def specialised(_: Path) -> float:
-        groups = claims.user_groups(evidence, *place)
-        experts = claims.user_experts(evidence, *place)
-        return claims.mutual_information(groups, experts[0])
+        groups = derrd_users.user_groups(evidence, *place)
+        experts = derrd_users.user_experts(evidence, Place("CiteULike", "BPR", STUDENT), 0)
+        return derrd_users.mutual_information(groups, experts[0])
 
     return {
         "users.dat": Kind(folder / "users.dat", lambda p: len(read_users_dat(p, 3).items)),
@@ -190,10 +186,9 @@ def _kinds(folder: Path) -> dict[str, Kind]:
         "user_space.npz": Kind(logs / "user_space.npz", specialised),
         "BPR.json of inference": Kind(folder / "BPR.json", lambda p: len(read_timings(p))),
         "settings.csv": Kind(folder / "settings.csv", tuned),
-        "variants.csv": Kind(folder / "variants.csv", tried),
         "a search": Kind(folder / "CiteULike-BPR-RD-d20.csv", lambda p: len(tune.read_trials(p))),
-        "table5.csv": Kind(folder / "table5.csv", printed),
-        "flags.csv": Kind(folder / "flags.csv", printed),
+        "table5.csv": Kind(folder / "derrd_table5.csv", printed_values),
+        "flags.csv": Kind(folder / "derrd_flags.csv", printed_values),
         "curves.csv": Kind(
             folder / "curves.csv", lambda p: read_published_curves(p, "A")["epoch"].tolist()
         ),
@@ -295,7 +290,7 @@ NAMES = [
     *("users.dat", "loo.npz", "published.npz", "best.pt", "last.pt", "top_items.npz"),
     *("config.json", "summary.json", "summary.json of results", "metrics.csv", "ranks.npz"),
     *("selection-epoch0.npz", "user_space.npz", "BPR.json of inference", "settings.csv"),
-    *("variants.csv", "a search", "table5.csv", "flags.csv", "curves.csv"),
+    *("a search", "table5.csv", "flags.csv", "curves.csv"),
 ]
 
 

@@ -18,9 +18,9 @@ import tyro
 from conftest import ROOT, assert_refused
 
 from benchmarks import bench_training
-from experiments import report, results
+from experiments import report, results, tables
 from experiments.evidence import Evidence
-from experiments.plan import EXPERIMENTS
+from experiments.papers import papers
 from experiments.results import read_curves, read_published_curves, read_runs, results_table
 from Models import MODELS
 from Utils.errors import UserError
@@ -29,6 +29,7 @@ from Utils.files import read_npz
 from Utils.selection import Selection
 
 README = (ROOT / "README.md").read_text()
+EVERY = [(paper.name, name) for paper in papers().values() for name in paper.experiments]
 
 
 def committed() -> list[dict]:
@@ -55,27 +56,33 @@ def evidence(tmp_path_factory) -> Evidence:
     return Evidence(folder / "logs")
 
 
+def between_marks(text: str) -> str:
+    return text.split("<!-- results -->")[1].split("<!-- end of results -->")[0].strip()
+
+
 def test_the_readmes_results_are_those_of_the_logs(evidence):
-    block = README.split("<!-- results -->")[1].split("<!-- end of results -->")[0]
-    assert block.strip() == report.readme_results(evidence).strip()
+    assert between_marks(README) == report.readme_results(evidence)
+    assert between_marks((ROOT / "results/README.md").read_text()) == report.overview(evidence)
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_the_kept_reports_are_those_of_the_logs(evidence, experiment):
-    text, rows = report.report(evidence, experiment)
-    assert (ROOT / f"results/{experiment}.md").read_text() == text
-    assert (ROOT / f"results/{experiment}.csv").read_text() == report.to_csv(rows)
+@pytest.mark.parametrize(("paper", "name"), EVERY)
+def test_the_kept_reports_are_those_of_the_logs(evidence, paper, name):
+    text, rows = report.report(evidence, f"{paper}/{name}")
+    assert (ROOT / f"results/{paper}/{name}.md").read_text() == text
+    assert (ROOT / f"results/{paper}/{name}.csv").read_text() == tables.to_csv(rows)
 
 
 def test_figures_are_kept_of_what_was_run(evidence):
     drawn = {
-        f"{experiment}-{dataset}-{model}.png"
-        for experiment in EXPERIMENTS
-        for dataset, model in report.SETTINGS
-        if report.figure_of(evidence, experiment, dataset, model)
+        f"{paper}/{name}-{dataset}-{model}.png"
+        for paper, name in EVERY
+        for dataset, model in papers()[paper].settings
+        if report.figure_of(evidence, f"{paper}/{name}", dataset, model)
     }
     plt.close("all")
-    assert {path.name for path in (ROOT / "results").glob("*.png")} == drawn
+    folder = ROOT / "results"
+    kept = {str(path.relative_to(folder)) for path in folder.rglob("*.png")}
+    assert kept == drawn | {"methods.png"}
 
 
 @pytest.mark.parametrize("run", committed(), ids=lambda run: str(run["folder"].relative_to(ROOT)))
@@ -219,7 +226,7 @@ def test_what_commands_import_is_in_the_requirements():
     """Without what only tests, figures and notebooks need."""
     names = (ROOT / "requirements.txt").read_text()
     known = {*sys.stdlib_module_names, "Utils", "Models", "experiments", "matplotlib"}
-    for folder in ("Models", "Utils", "experiments", "benchmarks", "."):
+    for folder in ("Models", "Utils", "experiments", "experiments/papers", "benchmarks", "."):
         for path in (ROOT / folder).glob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
                 modules = [node.module] if isinstance(node, ast.ImportFrom) else []
@@ -241,7 +248,7 @@ def test_published_curves_are_read_by_method(tmp_path):
 
 def test_the_readmes_layout_names_every_file():
     layout = README.split("## Layout")[1].split("## Cite")[0]
-    for folder in ("", "Models", "Utils", "experiments"):
+    for folder in ("", "Models", "Utils", "experiments", "experiments/papers"):
         for path in (ROOT / folder).glob("*.py"):
             assert path.name == "__init__.py" or path.name in layout, path
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import main_no_KD
-from experiments import user_space as script
-from experiments.user_space import Settings, user_space
+from experiments.papers import derrd_user_space as script
+from experiments.papers.derrd_user_space import Settings, user_space
 from Utils.errors import UserError
 from Utils.files import sha256_of
 

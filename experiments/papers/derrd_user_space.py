@@ -1,7 +1,7 @@
 """A teacher's space of users: two principal components to draw, and groups of similar users.
 
-    python -m experiments.user_space                               # BPR's teacher on CiteULike
-    python -m experiments.user_space --dataset Foursquare --seed 3 # another data set, split
+    python -m experiments.papers.derrd_user_space             # BPR's teacher on CiteULike
+    python -m experiments.papers.derrd_user_space --seed 3    # another split
 
 Reads the weights of a finished teacher and writes, beside its logs, user_space.npz: coordinates
 (num_users, 2) float32, groups (num_users,) int8, and teacher_sha256. Users are their embeddings,
@@ -12,22 +12,21 @@ import os
 import shlex
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Literal
 
 import numpy as np
 import torch
 from scipy.cluster.vq import kmeans2
 
-from experiments.settings import SIZES
+from experiments.settings import SIZES, load_script, resolve
 from Models import MODELS
-from Models.teacher import Teacher, read_teacher
-from Utils.data_utils import load_split
+from Models.teacher import TrainedTeacher, read_teacher
 from Utils.errors import require_known
 from Utils.files import read_checkpoint, write_whole
-from Utils.run import run_folder
+from Utils.run_folder import RunFolder
 from Utils.seeding import numpy_generator
 from Utils.settings import launch
+from Utils.sources import load_split
 
 NUM_GROUPS = 20  # DE-RRD paper, footnote 4
 STEPS = 100  # of k-means; groups of some thousand users no longer change before
@@ -66,7 +65,7 @@ def user_space(embeddings: np.ndarray, k: int, seed: int) -> tuple[np.ndarray, n
     return (centred @ axes.T).astype(np.float32), groups.astype(np.int8)
 
 
-def finished_teacher(args: Settings) -> Teacher:
+def finished_teacher(args: Settings) -> TrainedTeacher:
     """Return the teacher that the settings name.
 
     Raises
@@ -75,8 +74,8 @@ def finished_teacher(args: Settings) -> Teacher:
         If it is not in ``checkpoints/``, not finished, or of another split.
     """
     split = load_split(args.dataset, "seed", args.seed, str(args.data_dir))
-    folder = run_folder(SimpleNamespace(**vars(args), name=""), "no_KD", split.name)
-    path = Path("checkpoints") / folder / "best.pt"
+    given = {"dataset": args.dataset, "model": args.model, "seed": args.seed, "dim": args.dim}
+    path = RunFolder.of(resolve(load_script("no_KD").Settings, given)[0]).best
     flags = [f"--{name}={value}" for name, value in vars(args).items()]
     command = ["python", "main_no_KD.py", *flags, "--overwrite"]
     remedy = f"train this teacher: {shlex.join(command)}"
@@ -93,7 +92,7 @@ def main(args: Settings) -> None:
     users, no_items = torch.arange(teacher.split.num_users), torch.arange(0)
     embeddings = teacher.embeddings(users, no_items)["user"].numpy()
     coordinates, groups = user_space(embeddings, NUM_GROUPS, args.seed)
-    path = Path("logs") / teacher.path.parent.relative_to("checkpoints") / "user_space.npz"
+    path = "logs" / teacher.path.parent.relative_to("checkpoints") / "user_space.npz"
     with write_whole(path) as file:
         np.savez(file, coordinates=coordinates, groups=groups, teacher_sha256=teacher.sha256)
     sizes = np.bincount(groups, minlength=NUM_GROUPS)

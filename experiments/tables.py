@@ -1,0 +1,277 @@
+"""Tables of an experiment's runs, beside the paper's values, as Markdown and as CSV."""
+
+import csv
+import io
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from experiments.claims import FAILS, HOLDS, NOT_RUN, UNDECIDED
+from experiments.evidence import Evidence, Place, footnotes, minutes
+from experiments.plan import TEACHER, Cell, cells_on, planned
+from experiments.results import markdown_table, read_timings
+
+if TYPE_CHECKING:
+    from experiments.papers import Experiment, Paper
+
+
+class Row(NamedTuple):
+    """A cell's metric, ours and the paper's; a line of the CSV file. Empty texts: no such value."""
+
+    dataset: str
+    model: str
+    method: str
+    phi: float
+    metric: str
+    runs: int
+    mean: float | str
+    deviation: float | str
+    paper: float | str
+    flag: str
+    against: str
+    gain: float | str
+    p_splits: float | str
+    p_users: float | str
+    no_users: str  # why there is no p_users
+
+
+@dataclass(frozen=True)
+class View:
+    """A paper's experiment on a data set and a base model: what tables and figures are made of."""
+
+    paper: "Paper"
+    name: str
+    evidence: Evidence
+    dataset: str
+    model: str
+
+    @property
+    def experiment(self) -> "Experiment":
+        """What the paper has under this name."""
+        return self.paper.experiments[self.name]
+
+    @property
+    def cells(self) -> list[Cell]:
+        """Those that the base model can have."""
+        return cells_on(self.model, self.experiment.cells)
+
+    def place(self, cell: Cell) -> Place:
+        """Return a cell with this data set and base model."""
+        return Place(self.dataset, self.model, cell)
+
+    def runs(self, cell: Cell) -> dict[int, dict[str, Any]]:
+        """Return the summaries of a cell's finished runs by seed."""
+        return self.evidence.runs(self.place(cell))
+
+    def values(self, cell: Cell) -> dict[int, float]:
+        """Return a cell's main metric by seed."""
+        return self.evidence.values(self.place(cell), self.paper.metric)
+
+    def shares(self, cell: Cell) -> dict[int, float]:
+        """Return a cell's main metric as a share of the teacher's by seed."""
+        return self.evidence.shares(self.place(cell), self.paper.metric)
+
+    def printed(self, cell: Cell, metric: str) -> tuple[float | str, str]:
+        """Return what the paper has for a cell, and what is wrong with it."""
+        return self.paper.printed(self.name, self.place(cell), metric)
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """A row for each cell and metric; none if nothing of the experiment was run."""
+        metrics = self.experiment.metrics or [self.paper.metric]
+        rows = [self._row(cell, metric) for cell in self.cells for metric in metrics]
+        return rows if any(row.runs for row in rows) else []
+
+    @property
+    def main_rows(self) -> list[Row]:
+        """The rows of the main metric."""
+        return [row for row in self.rows if row.metric == self.paper.metric]
+
+    def _row(self, cell: Cell, metric: str) -> Row:
+        place = self.place(cell)
+        values = list(self.evidence.values(place, metric).values())
+        other = self.paper.against(self.evidence, place)
+        found = other and self.evidence.compare([(1.0, place), (-1.0, other)], metric)
+        return Row(
+            *(self.dataset, self.model, cell.label, cell.phi, metric, len(values)),
+            float(np.mean(values)) if values else "",
+            float(np.std(values, ddof=1)) if len(values) > 1 else "",
+            *self.printed(cell, metric),
+            other.cell.label if found else "",
+            *(
+                (found.difference, found.p_splits, found.p_users, found.no_users)
+                if found
+                else ("",) * 4
+            ),
+        )
+
+
+def number(value: float | str, form: str = ".4f") -> str:
+    """Return a number as a text, an empty one for what is none."""
+    return "" if value == "" or np.isnan(value) else format(value, form)
+
+
+def mean_of(values: Iterable[float]) -> str:
+    """Return a mean with its standard deviation (n - 1), if there is one, as a text."""
+    values = list(values)
+    if not values:
+        return "not run"
+    spread = f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.4f}{spread}"
+
+
+def _ours(row: Row) -> str:
+    if not row.runs:
+        return "not run"
+    return number(row.mean) + (f" ± {row.deviation:.4f}" if row.deviation != "" else "")
+
+
+def comparison(view: View, theirs: str = "paper") -> str:
+    """Return each cell's main metric beside the paper's, and the tests."""
+    head = ["method", "phi", "runs", view.paper.metric, theirs, "difference", "against", "gain"]
+    table = [[*head, "p, splits", "p, users"]]
+    for row in view.main_rows:
+        comparable = row.runs and row.paper != "" and row.dataset not in view.paper.notes
+        difference = row.mean - row.paper if comparable else ""
+        line = [row.method, f"{row.phi:g}", str(row.runs), _ours(row)]
+        line += [number(row.paper) + ("†" if row.flag else ""), number(difference, "+.4f")]
+        line += [row.against, number(row.gain, "+.4f")]
+        table.append([*line, number(row.p_splits, ".2g"), number(row.p_users, ".2g")])
+    reasons = [(row.method, row.no_users) for row in view.main_rows]
+    return markdown_table(table) + footnotes(reasons)
+
+
+def all_metrics(view: View) -> str:
+    """Return all metrics, each with the paper's in brackets."""
+    by_cell = defaultdict(dict)
+    for row in view.rows:
+        by_cell[row.method, row.phi][row.metric] = row
+    table = [["method", *view.experiment.metrics]]
+    for (method, _), found in by_cell.items():
+        cells = [
+            (number(r.mean) or "-")
+            + (f" ({r.paper:.4f}{'†' if r.flag else ''})" if r.paper != "" else "")
+            for r in found.values()
+        ]
+        table.append([method, *cells])
+    return f"All metrics, the paper's in brackets:\n\n{markdown_table(table)}"
+
+
+def headline(view: View) -> str:
+    """Return what each cell reaches, of the teacher, and in how much time: the README's table."""
+    table = [["method", "runs", f"test {view.paper.metric}", "paper", "of the teacher", "minutes"]]
+    for cell in view.cells:
+        runs, shares = view.runs(cell), list(view.shares(cell).values())
+        paper, flag = view.printed(cell, view.paper.metric)
+        line = [cell.label, str(len(runs)), mean_of(view.values(cell).values())]
+        line += [number(paper) + ("†" if flag else ""), f"{np.mean(shares):.1%}" if shares else ""]
+        mean = np.mean(minutes(runs.values())) if runs else np.nan
+        table.append([*line, "< 0.1" if mean < 0.05 else number(mean, ".1f")])
+    return markdown_table(table)
+
+
+def inference(view: View, cell: Cell, note: str) -> str:
+    """Return the times of inference that were measured; empty if there are none.
+
+    Shares of the teacher are those of ``cell``'s method. The paper's are looked up as the metrics
+    ``params_million``, ``time_s`` and ``<main metric>_ratio_to_teacher``; ``note`` says how they
+    were taken.
+    """
+    path = view.evidence.logs / view.dataset / "inference" / f"{view.model}.json"
+    if not path.exists():
+        return ""
+    head = "device|threads|phi|d|parameters|paper|MB|all users, s|paper, s".split("|")
+    table = [[*head, "one user, ms", f"{view.paper.metric} / teacher", "paper"]]
+    rows = read_timings(path)
+    for r in rows:
+        sized = Cell(cell.label, cell.method, r["phi"])
+        names = ("params_million", "time_s", f"{view.paper.metric}_ratio_to_teacher")
+        parameters, seconds, share = (view.printed(sized, name) for name in names)
+        line = [r["device"], str(r["threads"]), f"{r['phi']:g}", str(r["dim"])]
+        line += [
+            f"{r['num_parameters'] / 1e6:.2f} M",
+            number(parameters[0], ".2f") + " M" * bool(parameters[0]),
+        ]
+        line += [f"{r['bytes'] / 1e6:.1f}", f"{r['seconds_all_users']:.2f}"]
+        line += [number(seconds[0], ".2f"), f"{r['milliseconds_one_user']:.2f}"]
+        line += [_of_teacher(view, sized), number(share[0], ".2f") + "†" * bool(share[1])]
+        table.append(line)
+    return (
+        f"Top {rows[0]['top_n']}, exact, without items in training; {rows[0]['users_per_batch']} "
+        f"users at a time, or one. {note}\n\n{markdown_table(table)}"
+    )
+
+
+def _of_teacher(view: View, cell: Cell) -> str:
+    """Return a cell's mean over the teacher's, on the splits that both have."""
+    common = view.evidence.common([view.place(cell), view.place(TEACHER)], view.paper.metric)
+    if not common:
+        return ""
+    mine, teachers = np.mean(list(common.values()), axis=0)
+    return f"{mine / teachers:.2f}"
+
+
+def claims_table(
+    paper: "Paper", evidence: Evidence, dataset: str, experiment: str | None = None
+) -> str:
+    """Return the paper's claims, of one experiment or all, with our verdicts.
+
+    Those not run are listed below the table.
+    """
+    head = ["claim", "section", "verdict", f"our evidence (differences of {paper.metric})"]
+    table, not_run = [head], []
+    for claim in paper.claims:
+        if experiment in (None, claim.experiment):
+            (verdict, detail), text = claim.check(paper, evidence, dataset), claim.text_on(dataset)
+            if verdict == NOT_RUN:
+                not_run.append(f"- {text} ({claim.section})" + f": {detail}" * bool(detail))
+            else:
+                table.append([text, claim.section, f"*{verdict}*", detail])
+    parts = [markdown_table(table)] if len(table) > 1 else []
+    if not_run:
+        parts.append("\n".join(["*Not run*, so open:", "", *not_run]))
+    return "\n\n".join(parts)
+
+
+def verdicts(paper: "Paper", evidence: Evidence, dataset: str) -> str:
+    """Return how many of a paper's claims have which verdict, as a sentence."""
+    counts = Counter(claim.check(paper, evidence, dataset).verdict for claim in paper.claims)
+    return (
+        f"Of the {len(paper.claims)} claims of {paper.title} on {dataset}, {counts[HOLDS]} hold, "
+        f"{counts[FAILS]} do not hold, {counts[UNDECIDED]} are undecided, and {counts[NOT_RUN]} "
+        "are not run."
+    )
+
+
+def coverage(paper: "Paper", evidence: Evidence) -> str:
+    """Return how many of the runs of a paper's experiments were run, with links to them."""
+    table = [["", *(f"{dataset}, {model}" for dataset, model in paper.settings)]]
+    for name, experiment in paper.experiments.items():
+        if not experiment.splits:
+            continue
+        line = [f"[{experiment.title}]({paper.name}/{name}.md)"]
+        for dataset, model in paper.settings:
+            places = {
+                planned(cell, dataset, model, 0).folder: Place(dataset, model, cell)
+                for cell in cells_on(model, experiment.cells)
+            }
+            done = sum(len(evidence.runs(place)) for place in places.values())
+            of = experiment.splits * len(places)
+            line.append(f"{done} of {of}" if done else "not run" if places else "-")
+        table.append(line)
+    return markdown_table(table)
+
+
+def to_csv(rows: list[Row]) -> str:
+    """Return rows as CSV, numbers to six digits."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(Row._fields)
+    for row in rows:
+        values = (number(v, ".6g") if isinstance(v, float) else v for v in row)
+        writer.writerow(values)
+    return text.getvalue()
