@@ -30,7 +30,8 @@ from experiments.plan import STUDENT, TEACHER, Cell, cells_on, planned
 from experiments.results import read_ranks
 from experiments.tables import View
 from Utils.errors import UserError
-from Utils.evaluation import METRICS, metrics
+from Utils.evaluation import metrics
+from Utils.split import LEAVE_ONE_OUT, HeldOut
 
 EVERY = [(paper.name, name) for paper in papers().values() for name in paper.experiments]
 
@@ -40,7 +41,7 @@ EVERY = [(paper.name, name) for paper in papers().values() for name in paper.exp
 def folders(experiment: str, model: str = "BPR", seeds=(0,), labels=()) -> list[str]:
     paper, name = find(experiment)
     runs = plan.plan(paper.experiments[name].cells, "CiteULike", model, seeds, labels)
-    return [str(run.folder.relative_to("CiteULike")) for run in runs]
+    return [str(run.folder.logs.relative_to("logs/CiteULike")) for run in runs]
 
 
 def test_table_2_has_the_papers_methods_and_sizes():
@@ -85,7 +86,7 @@ def test_a_runs_flags_make_its_settings(paper, name, model):
             number = {"int": int, "float": float}.get(str(kinds[name]).split()[0].strip("<"))
             value = json.loads(text) if text.replace(".", "").replace("e-", "").isdigit() else text
             given[name] = number(value) if number else value
-        resolved = plan.resolve(planned_run.cell.method, kind(**given))[0]
+        resolved = plan.resolve(kind, given)[0]
         for name, _ in planned_run.cell.changes:
             assert getattr(resolved, name) == dict(planned_run.cell.changes)[name]
         assert resolved == planned_run.settings
@@ -95,9 +96,9 @@ def test_seeds_on_the_published_split_have_one_teacher():
     runs = plan.plan(EXPERIMENTS["curves"].cells, "CiteULike", "BPR", [0, 2])
     assert sum(run.cell.label == "Teacher" for run in runs) == 1
     last = runs[-1]
-    assert last.folder.name == "published-seed2"
+    assert last.folder.logs.name == "published-seed2"
     assert last.settings.teacher == "checkpoints/CiteULike/BPR-d200/no_KD/published"
-    assert str(last.teacher().weights.parent) == last.settings.teacher
+    assert str(last.teacher().folder.checkpoints) == last.settings.teacher
 
 
 def test_names_are_checked(monkeypatch):
@@ -268,12 +269,17 @@ def test_killed_or_interrupted_it_goes_on_where_it_was(tmp_path):
 # --- evidence --------------------------------------------------------------------------------
 
 
+def below(logs: Path, run: plan.PlannedRun) -> Path:
+    """Return a run's folder below some logs."""
+    return logs / run.folder.logs.relative_to("logs")
+
+
 def fake_run(logs: Path, place: Place, seed: int, ranks: np.ndarray) -> None:
     """Write what a finished run leaves, with these test ranks."""
     wanted = planned(place.cell, place.dataset, place.model, seed)
-    folder = logs / wanted.folder
+    folder = below(logs, wanted)
     folder.mkdir(parents=True)
-    test = metrics(torch.from_numpy(ranks))
+    test = metrics(torch.from_numpy(ranks), HeldOut.one_each(ranks), LEAVE_ONE_OUT)
     summary = {"seed": seed, "test": test, "valid": test, "best_epoch": 1, "epochs": 2}
     summary |= {"train_seconds": 60.0 * (seed + 1), "eval_seconds": 6.0, "split": f"seed{seed}"}
     summary |= dict.fromkeys(("dataset", "selection", "model", "method", "name"), "")
@@ -396,9 +402,33 @@ def test_a_test_over_users_that_is_dropped_says_why(logs, ranks, reason):
 @pytest.mark.parametrize("kind", [np.int16, np.int32, np.int64, np.uint16])
 def test_ranks_are_read_whatever_their_integers(tmp_path, kind):
     np.savez(tmp_path / "ranks.npz", test=np.array([1, 500, 3], dtype=kind))
-    found = read_ranks(tmp_path / "ranks.npz")
+    found, starts = read_ranks(tmp_path / "ranks.npz")
     assert found.dtype == np.int64
     assert found.tolist() == [1, 500, 3]
+    assert starts.tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("starts", "words"),
+    [
+        ([0, 2, 2, 3], ""),
+        ([0, 2, 4], "test_starts has 0 to 4, beyond 0 to 3"),
+        ([0, 2, 2], "its test_starts do not go from 0 to 3"),
+        ([0, 2, 1, 3], "its test_starts do not go from 0 to 3"),
+        ([], "its test_starts do not go from 0 to 3"),
+        (None, "holds no 'test_starts'"),
+    ],
+)
+def test_ranks_of_shares_say_whose_they_are(tmp_path, starts, words):
+    path = tmp_path / "share0/ranks.npz"
+    path.parent.mkdir()
+    arrays = {} if starts is None else {"test_starts": np.array(starts, dtype=np.int64)}
+    np.savez(path, test=np.array([1, 500, 3]), **arrays)
+    if not words:
+        assert read_ranks(path)[1].tolist() == starts
+        return
+    with pytest.raises(UserError, match=words):
+        read_ranks(path)
 
 
 def test_a_run_of_other_settings_is_no_evidence(logs, capsys):
@@ -461,7 +491,7 @@ def test_better_holds_if_splits_say_so(logs):
 
 def test_users_decide_nothing_alone(logs):
     for seed in (1, 2):
-        shutil.rmtree(logs / planned(DE, "CiteULike", "BPR", seed).folder)
+        shutil.rmtree(below(logs, planned(DE, "CiteULike", "BPR", seed)))
     finding = claims.above("BPR", [DE], [STUDENT])(derrd.PAPER, Evidence(logs), "CiteULike")
     assert finding.verdict == UNDECIDED
     assert Evidence(logs).compare([(1.0, at(DE)), (-1.0, at(STUDENT))], "H@5").p_users < 1e-9
@@ -473,7 +503,7 @@ def test_the_papers_effect_decides_where_its_tables_have_it(logs, monkeypatch):
     for seed, gain in enumerate((4, -3, 5)):  # of 1,000 users
         for cells in ((DE, STUDENT), half):
             for cell, count in zip(cells, (400 + gain, 400), strict=True):
-                shutil.rmtree(logs / planned(cell, *at(cell)[:2], seed).folder, ignore_errors=True)
+                shutil.rmtree(below(logs, planned(cell, *at(cell)[:2], seed)), ignore_errors=True)
                 fake_run(logs, at(cell), seed, hits(count))
     assert verdict(claims.above("BPR", [DE], [STUDENT]), logs) == FAILS
     assert verdict(claims.above("BPR", half[:1], half[1:]), logs) == UNDECIDED
@@ -539,7 +569,7 @@ def test_a_peak_is_of_the_splits_that_all_its_cells_have(logs):
     for seed in range(3):
         fake_run(logs, at(DE_RRD), seed, draw(0.6, 10 * seed + 5))
     assert verdict(claims.peak("BPR", [*cells, DE_RRD], [DE]), logs) == UNDECIDED
-    shutil.rmtree(logs / planned(RRD, "CiteULike", "BPR", 1).folder)
+    shutil.rmtree(below(logs, planned(RRD, "CiteULike", "BPR", 1)))
     finding = claims.peak("BPR", cells, [DE])(derrd.PAPER, Evidence(logs), "CiteULike")
     assert finding.verdict == UNDECIDED  # two splits in common
     assert "(2 splits, " in finding.detail
@@ -582,7 +612,7 @@ def test_groups_that_gain_are_counted(logs):
     (folder,) = logs.rglob("BPR-d200/no_KD/seed0")
     np.savez(folder / "user_space.npz", groups=groups, coordinates=np.zeros((400, 2)))
     for cell, ranks in ((STUDENT, np.full(400, 50)), (DE, np.where(groups < 3, 1, 50))):
-        shutil.rmtree(logs / planned(cell, "CiteULike", "BPR", 0).folder)
+        shutil.rmtree(below(logs, planned(cell, "CiteULike", "BPR", 0)))
         fake_run(logs, at(cell), 0, ranks)
     check = derrd_users.groups_gain("BPR", [DE, ATTENTION, ONE_LARGE])
     assert verdict(check, logs) == NOT_RUN
@@ -593,7 +623,7 @@ def test_groups_that_gain_are_counted(logs):
     assert "groups of 4 that gain, seed 0: DE: 3, DE (a) Attention: 2" in finding.detail
     for seed in (1, 2):
         for cell in (TEACHER, STUDENT, DE, ATTENTION, ONE_LARGE):
-            source = logs / planned(cell, "CiteULike", "BPR", 0).folder
+            source = below(logs, planned(cell, "CiteULike", "BPR", 0))
             copy = source.with_name(f"seed{seed}")
             shutil.copytree(source, copy, dirs_exist_ok=True)
             summary = (copy / "summary.json").read_text().replace('"seed": 0', f'"seed": {seed}')
@@ -708,7 +738,7 @@ def test_every_published_value_has_a_place():
     for experiment in ("table2", "table4", "table5"):
         for dataset, model in derrd.SETTINGS:
             for cell in EXPERIMENTS[experiment].cells:
-                for metric in METRICS:
+                for metric in LEAVE_ONE_OUT.metrics:
                     value, _ = derrd.printed(experiment, Place(dataset, model, cell), metric)
                     found.add((experiment, dataset, model, value))
     for table in ("table2", "table4", "table5"):
@@ -821,7 +851,7 @@ def test_controls_are_laid_beside_each_other(logs):
     assert [cell.strip() for cell in line.split("|")[2:4]] == [f"{difference.difference:+.4f}", "2"]
     assert "S2D" not in s2d.contrasts_table(view(evidence, "controls"))
     assert "No test over users" not in s2d.contrasts_table(view(evidence, "controls"))
-    (logs / planned(spectral, "CiteULike", "BPR", 1).folder / "ranks.npz").unlink()
+    (below(logs, planned(spectral, "CiteULike", "BPR", 1)) / "ranks.npz").unlink()
     assert s2d.contrasts_table(view(Evidence(logs), "controls")).endswith(
         "\n\nNo test over users of the start: RRD, spectral - random: "
         "BPR-d20/URRD-spectral-reg-0.0001/seed1/ranks.npz: no such file."
@@ -904,7 +934,7 @@ def test_a_new_paper_is_one_file(workdir, monkeypatch):
         with pytest.raises(UserError, match="several papers: derrd/table2; tiny/table2"):
             find("table2")
         runs = plan.plan(paper.experiments["table1"].cells, "CiteULike", "BPR", [3])
-        assert [run.folder.parts[1:] for run in runs] == [
+        assert [run.folder.logs.parts[2:] for run in runs] == [
             ("BPR-d200", "no_KD", "seed3"),
             ("BPR-d20", "no_KD", "seed3"),
             ("BPR-d20", "no_KD-lr-0.05", "seed3"),

@@ -24,10 +24,15 @@ from experiments.papers import papers
 from experiments.results import read_curves, read_published_curves, read_runs, results_table
 from Models import MODELS
 from Utils.errors import UserError
-from Utils.evaluation import METRICS, metrics
+from Utils.evaluation import metrics
 from Utils.files import read_npz
+from Utils.run_folder import RunFolder
 from Utils.selection import Selection
+from Utils.split import FULL_RANKING, LEAVE_ONE_OUT, HeldOut
 
+METRICS = LEAVE_ONE_OUT.metrics
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", "experiments/LOG.md"]
+DOCUMENTS += [f"{folder}/README.md" for folder in ("results", "logs", "benchmarks", "datasets")]
 README = (ROOT / "README.md").read_text()
 EVERY = [(paper.name, name) for paper in papers().values() for name in paper.experiments]
 
@@ -40,7 +45,7 @@ def committed() -> list[dict]:
     if listing.returncode:  # no repository, so nobody has added to what was unpacked
         return runs
     tracked = listing.stdout.split()
-    return [r for r in runs if f"{r['folder'].relative_to(ROOT)}/summary.json" in tracked]
+    return [r for r in runs if str(r["folder"].summary.relative_to(ROOT)) in tracked]
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +53,9 @@ def evidence(tmp_path_factory) -> Evidence:
     """What the runs say that are under version control."""
     folder = tmp_path_factory.mktemp("committed")
     for run in committed():
-        name = run["folder"].relative_to(ROOT)
+        name = run["folder"].logs.relative_to(ROOT)
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).symlink_to(run["folder"])
+        (folder / name).symlink_to(run["folder"].logs)
     for path in (ROOT / "logs").glob("*/inference"):
         (folder / path.relative_to(ROOT)).symlink_to(path)
     return Evidence(folder / "logs")
@@ -85,26 +90,29 @@ def test_figures_are_kept_of_what_was_run(evidence):
     assert kept == drawn | {"methods.png"}
 
 
-@pytest.mark.parametrize("run", committed(), ids=lambda run: str(run["folder"].relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "run", committed(), ids=lambda run: str(run["folder"].logs.relative_to(ROOT))
+)
 def test_a_kept_run_is_consistent(run):
     """Its ranks and, where it is kept, its curve say what the summary says."""
-    if (run["folder"] / "ranks.npz").exists():
-        kept = read_npz(run["folder"] / "ranks.npz", ["valid", "test", "epoch"])
+    if run["folder"].ranks.exists():
+        kept = read_npz(run["folder"].ranks, ["valid", "test", "epoch"])
         assert kept["epoch"] == run["best_epoch"]
         for part in ("valid", "test"):
-            found = metrics(torch.from_numpy(kept[part]))
+            ranks = torch.from_numpy(kept[part])
+            found = metrics(ranks, HeldOut.one_each(kept[part]), LEAVE_ONE_OUT)
             for name in METRICS if run["selection"] == "paper" else METRICS[:3]:
                 assert found[name] == pytest.approx(run[part][name], abs=1e-6)
-    if not (run["folder"] / "metrics.csv").exists():
+    if not run["folder"].curves.exists():
         assert run["seed"] != 0
         return
-    columns = read_curves(run["folder"] / "metrics.csv")
+    columns = read_curves(run["folder"].curves)
     assert columns["epoch"].tolist() == list(range(run["epochs"]))
-    selection = Selection(run["selection"])
+    selection = Selection(run["selection"], LEAVE_ONE_OUT)
     for epoch in range(run["epochs"]):
-        assert epoch == 0 or not selection.stops(epoch - 1)
+        assert not selection.stops
         selection.update(epoch, {name: values[epoch] for name, values in columns.items()})
-    assert selection.stops(run["epochs"] - 1) or run["method"] == "SVD"  # one evaluation
+    assert selection.stops or run["method"] == "SVD"  # one evaluation
     assert run["best_epoch"] == selection.best_epoch
     for name, value in run["test"].items():
         epoch = selection.epoch_for(int(name.split("@")[1]))
@@ -136,6 +144,11 @@ def test_the_table_is_mean_and_standard_deviation():
     assert "no_KD-better" in lines[3]  # the best of a group first
     assert "no_KD-x" in lines[4]
     assert lines[4].count("0.3000 ") == 9
+    shares = base | {"split": "share1", "test": dict.fromkeys(FULL_RANKING.metrics, 0.2)}
+    tables = results_table([*runs, shares]).split("\n\n")  # other metrics, another table
+    assert tables[0].splitlines() == lines
+    assert "R@50" in tables[1]
+    assert "| shares |" in tables[1]
 
 
 def test_the_results_of_nothing_are_an_error(tmp_path):
@@ -180,7 +193,7 @@ def test_a_broken_summary_is_refused_by_name(tmp_path, summary, text, words):
         results.main(results.Settings(logs=tmp_path))
     path.write_text(json.dumps(summary))
     (run,) = read_runs(tmp_path)
-    assert run == summary | {"folder": path.parent}
+    assert run == summary | {"folder": RunFolder.at(path.parent)}
 
 
 @pytest.mark.parametrize(
@@ -194,6 +207,7 @@ def test_a_broken_summary_is_refused_by_name(tmp_path, summary, text, words):
         ("epoch,train_loss\n0,1\n\n", ":3: 1 columns, not 2"),
         ("epoch,train_loss\n0,1\n1,two\n", ":3: could not convert string to float: 'two'"),
         ("epoch,train_loss\n0,nan\n", ":2: a number that is not finite"),
+        ("epoch,train_loss,valid_R@50\n0,,0.5\n", ":2: could not convert string to float: ''"),
         ("\xff", ": 'utf-8' codec can't decode"),
         (None, ": .*No such file"),
     ],
@@ -209,6 +223,8 @@ def test_broken_curves_are_refused_with_their_line(tmp_path, text, words):
     assert {name: values.tolist() for name, values in read_curves(path).items()} == {
         **{"epoch": [0, 1], "train_loss": [1, 0.5]}
     }
+    path.write_text("epoch,train_loss,valid_R@50\n0,1,0.5\n1,0.5,\n")  # evaluated every so often
+    assert np.isnan(read_curves(path)["valid_R@50"]).tolist() == [False, True]
 
 
 def test_a_report_without_matplotlib_says_what_to_install():
@@ -247,38 +263,52 @@ def test_published_curves_are_read_by_method(tmp_path):
 
 
 def test_the_readmes_layout_names_every_file():
-    layout = README.split("## Layout")[1].split("## Cite")[0]
     for folder in ("", "Models", "Utils", "experiments", "experiments/papers"):
         for path in (ROOT / folder).glob("*.py"):
-            assert path.name == "__init__.py" or path.name in layout, path
+            assert path.name == "__init__.py" or path.name in README, path
 
 
-def test_imports_point_one_way():
-    """Scripts and distillers may import from Models, Models from Utils, and not the other way."""
-    forbidden = {
-        "Utils": ("Models", "main_", "experiments"),
-        "Models": ("main_", "experiments", "Models.distillers"),
-        # no distiller knows a base model's class
-        "Models/distillers": (
-            "main_",
-            "experiments",
-            *(f"Models.{name.lower()}" for name in MODELS),
-        ),
-    }
-    for folder, names in forbidden.items():
-        for path in (ROOT / folder).glob("*.py"):
-            for node in ast.walk(ast.parse(path.read_text())):
-                modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-                if isinstance(node, ast.Import):
-                    modules = [alias.name for alias in node.names]
-                assert not any(m.startswith(names) for m in modules), f"{path.name}: {modules}"
+# what may not be imported, by the folder of who would
+FORBIDDEN = {
+    "Utils": ("Models", "main_", "experiments", "benchmarks"),
+    "Models": ("main_", "experiments", "benchmarks", "Models.distillers"),
+    # no distiller knows a base model's class
+    "Models/distillers": (
+        *("main_", "experiments", "benchmarks"),
+        *(f"Models.{name.lower()}" for name in MODELS),
+    ),
+    # no script is started but by name, and no paper is known
+    "experiments": ("main_", "benchmarks", *(f"experiments.papers.{name}" for name in papers())),
+    "experiments/papers": ("main_", "benchmarks", "experiments.run", "experiments.report"),
+    "benchmarks": ("main_",),
+    "": ("main_", "benchmarks", "experiments.papers", "experiments.plan", "experiments.run"),
+}
 
 
-def test_the_readmes_commands_exist():
-    for script in re.findall(r"python (\S+\.py)", README):
-        assert (ROOT / script).exists() or f"# {script}\n" in README, script  # the example's
-    for module in re.findall(r"python -m ((?:experiments|benchmarks)\.\w+)", README):
-        assert (ROOT / (module.replace(".", "/") + ".py")).exists(), module
+@pytest.mark.parametrize("folder", FORBIDDEN)
+def test_imports_point_one_way(folder):
+    """Scripts, then experiments, then Models.distillers, then Models, then Utils."""
+    for path in (ROOT / folder).glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            if isinstance(node, ast.Import):
+                modules = [alias.name for alias in node.names]
+            assert not any(m.startswith(FORBIDDEN[folder]) for m in modules), f"{path}: {modules}"
+
+
+def test_the_documents_commands_and_links_exist():
+    for document in DOCUMENTS:
+        text = (ROOT / document).read_text()
+        for script in re.findall(r"python (\S+\.py)", text):
+            assert (ROOT / script).exists() or f"# {script}\n" in text, script  # an example's
+        for module in re.findall(r"python -m ((?:experiments|benchmarks)[.\w]*)", text):
+            assert (ROOT / (module.replace(".", "/") + ".py")).exists(), f"{document}: {module}"
+        for link in re.findall(r"\]\(([^)#:]+)\)", text):
+            assert (ROOT / document).parent.joinpath(link).exists(), f"{document}: {link}"
+
+
+def test_the_readme_is_short():
+    assert len(README.splitlines()) <= 200
 
 
 def benchmark(*arguments: str) -> subprocess.CompletedProcess:
@@ -304,8 +334,9 @@ def test_the_benchmark_refuses_a_row_that_it_has_not(name, near):
     assert result.stdout == ""
 
 
-def test_the_readmes_benchmarks_are_of_rows_that_there_are():
-    text = README.split("## Performance")[1].split("```")[1].removeprefix("shell\n")
+def test_the_documented_benchmarks_are_of_rows_that_there_are():
+    text = (ROOT / "benchmarks/README.md").read_text()
+    text = text.split("## Performance")[1].split("```")[1].removeprefix("shell\n")
     commands = [shlex.split(line) for line in text.replace("\\\n", "").splitlines()]
     assert len(commands) > 1
     for command in commands:
@@ -314,33 +345,39 @@ def test_the_readmes_benchmarks_are_of_rows_that_there_are():
         assert set(args.only) <= bench_training.ROWS.keys()
 
 
-def test_the_readmes_example_of_a_method_and_a_base_model(tmp_path):
-    """It is written into a copy, as a reader would, and its commands are run."""
+def test_the_worked_examples(tmp_path):
+    """They are written into a copy, as a reader would, and their commands are run."""
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
     if tracked.returncode:
         pytest.skip("what belongs to the project is not known without git")
     for name in tracked.stdout.split():
-        if name.endswith((".py", ".toml", ".csv")) and not name.startswith("logs/"):
+        if name.endswith((".py", ".toml", ".csv")) and not name.startswith(("logs/", "results/")):
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, tmp_path / name)
-    example = README.split("## Add a method")[1].split("\n## ")[0]
-    for name, code in re.findall(r"```python\n# (\S+)\n(.*?)```", example, flags=re.DOTALL):
+    examples = (ROOT / "CONTRIBUTING.md").read_text()
+    for name, code in re.findall(r"```python\n# (\S+)\n(.*?)```", examples, flags=re.DOTALL):
         with open(tmp_path / name, "a") as file:
             file.write(code)
-    (commands,) = re.findall(r"```shell\n(.*?)```", example, flags=re.DOTALL)
-    small = "--dataset synthetic --max_epoch 2 --threads 1"
-    python = f"PATH={Path(sys.executable).parent}:$PATH"
-    short = "--teacher checkpoints/synthetic/GMF-d16/no_KD/seed0"  # not the usual one
-    script = commands.replace("200", f"16 {short} {small}")
-    teacher = f"python main_no_KD.py --model GMF --dim 16 {small}"
+    (commands,) = re.findall(r"```shell\n(.*?)```", examples, flags=re.DOTALL)
+    small = "--dataset synthetic --threads 1"
+    models = ("GMF", "NeighbourMean")
+    lines = [f"PATH={Path(sys.executable).parent}:$PATH"]
+    lines += [f"python main_no_KD.py --model {m} --dim 24 --max_epoch 2 {small}" for m in models]
+    teacher = "--teacher checkpoints/synthetic/{}-d24/no_KD/seed0"  # not the usual one
+    for line in commands.splitlines():
+        model = next(m for m in models if m in line)
+        flags = f" --max_epoch 2 {small} {teacher.format(model)}" if "main_" in line else ""
+        lines.append(line.partition("   #")[0] + flags)
+    refused = f"python main_SVD.py --model NeighbourMean {small} {teacher.format('NeighbourMean')}"
+    lines.append(f"! {refused}")
     done = subprocess.run(
-        ["sh", "-ec", f"{python}\n{script.replace('python main', f'{teacher}; python main', 1)}"],
-        cwd=tmp_path, capture_output=True, text=True,
-    )  # fmt: skip
+        ["sh", "-ec", "\n".join(lines)], cwd=tmp_path, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout + done.stderr
-    (path,) = (tmp_path / "logs/synthetic/GMF-d20/Match/seed0").glob("metrics.csv")
-    columns = read_curves(path)
+    assert "--model NeighbourMean: its factors are not kept, but computed" in done.stderr
+    columns = read_curves(tmp_path / "logs/synthetic/GMF-d20/Match/seed0/metrics.csv")
     assert np.all(columns["Match"] > 0)
     total = columns["base"] + 0.01 * columns["Match"]
     assert columns["train_loss"] == pytest.approx(total, rel=1e-4)
+    assert (tmp_path / "logs/synthetic/NeighbourMean-d20/DE/seed0/summary.json").exists()
     assert re.search(r"\d+ passed", done.stdout)
