@@ -14,7 +14,7 @@ demo: .venv/requirements.installed
 test: .venv/requirements-dev.installed
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest --numprocesses 2 --dist worksteal
 
 .venv/requirements-dev.installed: requirements.txt
 .venv/%.installed: %.txt
