@@ -10,46 +10,17 @@ chance of training. Runs on one split that differ in the seed of training alone 
 deviation of 0.005 to 0.013 in H@5: as much as most claims are about.
 """
 
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable
 
 import numpy as np
 
 from experiments.evidence import Evidence, Place, interval
+from experiments.paper import FAILS, HOLDS, NOT_RUN, UNDECIDED, Check, Finding, Paper
 from experiments.plan import TEACHER, Cell
 from experiments.results import read_curves, read_timings
 from Utils.errors import UserError
 
-if TYPE_CHECKING:
-    from experiments.papers import Paper
-
-HOLDS, FAILS, UNDECIDED, NOT_RUN = "holds", "does not hold", "undecided", "not run"
 MIN_SPLITS = 3
-
-
-class Finding(NamedTuple):
-    """A verdict and what it rests on."""
-
-    verdict: str
-    detail: str
-
-
-Check = Callable[["Paper", Evidence, str], Finding]  # of a paper, on a data set
-
-
-class Claim(NamedTuple):
-    """A sentence of a paper, and whether our runs bear it out."""
-
-    text: str
-    section: str
-    experiment: str
-    check: Check
-    measured_on: str = ""  # the one data set that the paper has it on; empty: all of its own
-
-    def text_on(self, dataset: str) -> str:
-        """Return the claim, and where the paper measured it if that is another data set."""
-        elsewhere = self.measured_on not in ("", dataset)
-        return self.text + f" (the paper: on {self.measured_on})" * elsewhere
 
 
 def decide(
@@ -80,7 +51,7 @@ def combine(verdicts: Iterable[str], any_of: bool = False) -> str:
 
 
 def _above_0(
-    paper: "Paper", evidence: Evidence, dataset: str, weights: dict[tuple[str, Cell], float]
+    paper: Paper, evidence: Evidence, dataset: str, weights: dict[tuple[str, Cell], float]
 ) -> Finding:
     """Return the verdict on the claim that a weighted sum of the main metric is above 0."""
     terms = [(weight, Place(dataset, *key)) for key, weight in weights.items()]
@@ -95,7 +66,7 @@ def contrasts(claims: Iterable[dict[tuple[str, Cell], float]], any_of: bool = Fa
     """Return a check that weighted sums of the main metric are above 0: all of them, or any."""
     claims = list(claims)
 
-    def check(paper: "Paper", evidence: Evidence, dataset: str) -> Finding:
+    def check(paper: Paper, evidence: Evidence, dataset: str) -> Finding:
         found = [_above_0(paper, evidence, dataset, weights) for weights in claims]
         details = "; ".join(finding.detail for finding in found if finding.detail)
         return Finding(combine((finding.verdict for finding in found), any_of), details)
@@ -127,7 +98,7 @@ def ratio(model: str, cell: Cell, least: float) -> Check:
     """Return a check that a cell's mean is ``least`` times the teacher's or more, as rounded."""
     weights = {(model, cell): 1.0, (model, TEACHER): 0.005 - least}
 
-    def check(paper: "Paper", evidence: Evidence, dataset: str) -> Finding:
+    def check(paper: Paper, evidence: Evidence, dataset: str) -> Finding:
         scores = evidence.common([Place(dataset, *key) for key in weights], paper.metric)
         if not scores:
             return Finding(NOT_RUN, "")
@@ -145,7 +116,7 @@ def peak(model: str, cells: Iterable[Cell], expected: Iterable[Cell]) -> Check:
     """
     cells, expected = list(cells), list(expected)
 
-    def check(paper: "Paper", evidence: Evidence, dataset: str) -> Finding:
+    def check(paper: Paper, evidence: Evidence, dataset: str) -> Finding:
         scores = evidence.common([Place(dataset, model, cell) for cell in cells], paper.metric)
         if not scores:
             return Finding(NOT_RUN, "")
@@ -169,7 +140,7 @@ def share(model: str, cell: Cell, part: str, low: float, high: float) -> Check:
     factor of two.
     """
 
-    def check(_: "Paper", evidence: Evidence, dataset: str) -> Finding:
+    def check(_: Paper, evidence: Evidence, dataset: str) -> Finding:
         shares, details = [], []
         for seed, run in evidence.runs(Place(dataset, model, cell)).items():
             if not run["folder"].curves.exists():
@@ -193,7 +164,7 @@ def faster(model: str) -> Check:
     No luck of splits or training is in this: one measurement decides.
     """
 
-    def check(_: "Paper", evidence: Evidence, dataset: str) -> Finding:
+    def check(_: Paper, evidence: Evidence, dataset: str) -> Finding:
         path = evidence.logs / dataset / "inference" / f"{model}.json"
         if not path.exists():
             return Finding(NOT_RUN, "")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-    from experiments.tables import View
+    from experiments.paper import View
 
 # Okabe and Ito's colours; line styles tell the curves apart without them.
 STYLES = [

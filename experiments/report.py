@@ -12,17 +12,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from experiments.claims import FAILS, HOLDS, UNDECIDED
 from experiments.evidence import Evidence
 from experiments.figures import pyplot, time_figure
-from experiments.papers import Paper, find, names, papers
+from experiments.paper import FAILS, HOLDS, UNDECIDED, Paper, Row, View
+from experiments.papers import find, names, papers
 from experiments.results import read_runs
 from experiments.settings import ROOT
 from experiments.tables import (
-    Row,
-    View,
     all_metrics,
     claims_table,
+    comparison,
     coverage,
     headline,
     to_csv,
@@ -64,13 +63,17 @@ def _section(view: View) -> list[str]:
     """Return what a report says of a data set and a base model; nothing of what was not run."""
     if not view.rows:
         return []
-    tables = [table(view) for table in view.experiment.tables]
+    tables = _tables(view)
     if view.experiment.metrics:
         tables.append(all_metrics(view))
     flags = {f"† {row.metric} of {row.method}: {row.flag}" for row in view.rows if row.flag}
     note = view.paper.notes.get(view.dataset, "")
     title = f"## {view.dataset}, {view.model}"
     return [title, *filter(None, [note, *tables]), *sorted(flags)]
+
+
+def _tables(view: View) -> list[str]:
+    return [table(view) for table in view.experiment.tables or (comparison,)]
 
 
 def figure_of(evidence: Evidence, experiment: str, dataset: str, model: str) -> "Figure | None":
@@ -115,8 +118,8 @@ def _overview_of(evidence: Evidence, paper: Paper, name: str) -> list[str]:
     for view in views(evidence, f"{paper.name}/{name}"):
         if view.rows:
             note = paper.notes.get(view.dataset, "")
-            tables = [table(view) for table in view.experiment.tables]
-            parts += [f"**{view.dataset}, {view.model}**", *filter(None, [note, *tables])]
+            title = f"**{view.dataset}, {view.model}**"
+            parts += [title, *filter(None, [note, *_tables(view)])]
     return parts
 
 

@@ -27,7 +27,8 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from experiments.papers import Experiment, find, names
+from experiments.paper import Experiment
+from experiments.papers import find, names
 from experiments.plan import TEACHER, PlannedRun, plan, planned
 from experiments.results import read_runs
 from experiments.settings import ROOT

@@ -4,110 +4,13 @@ import csv
 import io
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from experiments.claims import FAILS, HOLDS, NOT_RUN, UNDECIDED
 from experiments.evidence import Evidence, Place, footnotes, minutes
+from experiments.paper import FAILS, HOLDS, NOT_RUN, UNDECIDED, Paper, Row, View
 from experiments.plan import TEACHER, Cell, cells_on, planned
 from experiments.results import markdown_table, read_timings
-
-if TYPE_CHECKING:
-    from experiments.papers import Experiment, Paper
-
-
-class Row(NamedTuple):
-    """A cell's metric, ours and the paper's; a line of the CSV file. Empty texts: no such value."""
-
-    dataset: str
-    model: str
-    method: str
-    phi: float
-    metric: str
-    runs: int
-    mean: float | str
-    deviation: float | str
-    paper: float | str
-    flag: str
-    against: str
-    gain: float | str
-    p_splits: float | str
-    p_users: float | str
-    no_users: str  # why there is no p_users
-
-
-@dataclass(frozen=True)
-class View:
-    """A paper's experiment on a data set and a base model: what tables and figures are made of."""
-
-    paper: "Paper"
-    name: str
-    evidence: Evidence
-    dataset: str
-    model: str
-
-    @property
-    def experiment(self) -> "Experiment":
-        """What the paper has under this name."""
-        return self.paper.experiments[self.name]
-
-    @property
-    def cells(self) -> list[Cell]:
-        """Those that the base model can have."""
-        return cells_on(self.model, self.experiment.cells)
-
-    def place(self, cell: Cell) -> Place:
-        """Return a cell with this data set and base model."""
-        return Place(self.dataset, self.model, cell)
-
-    def runs(self, cell: Cell) -> dict[int, dict[str, Any]]:
-        """Return the summaries of a cell's finished runs by seed."""
-        return self.evidence.runs(self.place(cell))
-
-    def values(self, cell: Cell) -> dict[int, float]:
-        """Return a cell's main metric by seed."""
-        return self.evidence.values(self.place(cell), self.paper.metric)
-
-    def shares(self, cell: Cell) -> dict[int, float]:
-        """Return a cell's main metric as a share of the teacher's by seed."""
-        return self.evidence.shares(self.place(cell), self.paper.metric)
-
-    def printed(self, cell: Cell, metric: str) -> tuple[float | str, str]:
-        """Return what the paper has for a cell, and what is wrong with it."""
-        return self.paper.printed(self.name, self.place(cell), metric)
-
-    @cached_property
-    def rows(self) -> list[Row]:
-        """A row for each cell and metric; none if nothing of the experiment was run."""
-        metrics = self.experiment.metrics or [self.paper.metric]
-        rows = [self._row(cell, metric) for cell in self.cells for metric in metrics]
-        return rows if any(row.runs for row in rows) else []
-
-    @property
-    def main_rows(self) -> list[Row]:
-        """The rows of the main metric."""
-        return [row for row in self.rows if row.metric == self.paper.metric]
-
-    def _row(self, cell: Cell, metric: str) -> Row:
-        place = self.place(cell)
-        values = list(self.evidence.values(place, metric).values())
-        other = self.paper.against(self.evidence, place)
-        found = other and self.evidence.compare([(1.0, place), (-1.0, other)], metric)
-        return Row(
-            *(self.dataset, self.model, cell.label, cell.phi, metric, len(values)),
-            float(np.mean(values)) if values else "",
-            float(np.std(values, ddof=1)) if len(values) > 1 else "",
-            *self.printed(cell, metric),
-            other.cell.label if found else "",
-            *(
-                (found.difference, found.p_splits, found.p_users, found.no_users)
-                if found
-                else ("",) * 4
-            ),
-        )
 
 
 def number(value: float | str, form: str = ".4f") -> str:
@@ -216,7 +119,7 @@ def _of_teacher(view: View, cell: Cell) -> str:
 
 
 def claims_table(
-    paper: "Paper", evidence: Evidence, dataset: str, experiment: str | None = None
+    paper: Paper, evidence: Evidence, dataset: str, experiment: str | None = None
 ) -> str:
     """Return the paper's claims, of one experiment or all, with our verdicts.
 
@@ -237,7 +140,7 @@ def claims_table(
     return "\n\n".join(parts)
 
 
-def verdicts(paper: "Paper", evidence: Evidence, dataset: str) -> str:
+def verdicts(paper: Paper, evidence: Evidence, dataset: str) -> str:
     """Return how many of a paper's claims have which verdict, as a sentence."""
     counts = Counter(claim.check(paper, evidence, dataset).verdict for claim in paper.claims)
     return (
@@ -247,7 +150,7 @@ def verdicts(paper: "Paper", evidence: Evidence, dataset: str) -> str:
     )
 
 
-def coverage(paper: "Paper", evidence: Evidence) -> str:
+def coverage(paper: Paper, evidence: Evidence) -> str:
     """Return how many of the runs of a paper's experiments were run, with links to them."""
     table = [["", *(f"{dataset}, {model}" for dataset, model in paper.settings)]]
     for name, experiment in paper.experiments.items():

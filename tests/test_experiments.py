@@ -21,14 +21,13 @@ from scipy.stats import ttest_1samp, ttest_rel
 
 import experiments.papers as package
 from experiments import claims, figures, plan, printed, report, run, tables
-from experiments.claims import FAILS, HOLDS, NOT_RUN, UNDECIDED
 from experiments.evidence import Evidence, Place, interval
-from experiments.papers import Experiment, derrd, derrd_users, find, papers, s2d
+from experiments.paper import FAILS, HOLDS, NOT_RUN, UNDECIDED, Experiment, View
+from experiments.papers import derrd, derrd_users, find, papers, s2d
 from experiments.papers.derrd import ATTENTION, DE, DE_RRD, EXPERIMENTS, ONE_LARGE, RRD
 from experiments.papers.s2d import CONTROLS
 from experiments.plan import STUDENT, TEACHER, Cell, cells_on, planned
 from experiments.results import read_ranks
-from experiments.tables import View
 from Utils.errors import UserError
 from Utils.evaluation import metrics
 from Utils.split import LEAVE_ONE_OUT, HeldOut
@@ -215,10 +214,10 @@ def start_runner(workdir: Path) -> subprocess.Popen:
     """Start the runner on two longer runs, as a process of its own."""
     code = (
         "import sys; sys.argv = 'run.py tiny --dataset=synthetic --seeds=0-1 --jobs=2'.split()\n"
-        "from experiments import papers, plan, run; from Utils.settings import launch\n"
+        "from experiments import paper, papers, plan, run; from Utils.settings import launch\n"
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # as in a shell
         f"cell = plan.Cell('Student', 'no_KD', changes={LONG.changes!r})\n"
-        "papers.papers()['derrd'].experiments['tiny'] = papers.Experiment('Tiny', [cell])\n"
+        "papers.papers()['derrd'].experiments['tiny'] = paper.Experiment('Tiny', [cell])\n"
         "launch(run.main, run.Settings, '')"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -887,7 +886,9 @@ def test_sizes_and_times_are_those_of_the_runs(logs):
 
 # --- papers ----------------------------------------------------------------------------------
 
-GENERIC = "plan run evidence claims printed tables report figures results papers/__init__".split()
+GENERIC = (
+    "plan run evidence claims printed paper tables report figures results papers/__init__".split()
+)
 
 
 def test_what_is_for_all_papers_names_none():
@@ -902,9 +903,9 @@ def test_what_is_for_all_papers_names_none():
 
 
 NEW_PAPER = """
-from experiments.claims import Claim, above
+from experiments.claims import above
 from experiments.figures import printed_figure
-from experiments.papers import Experiment, Paper
+from experiments.paper import Claim, Experiment, Paper
 from experiments.plan import STUDENT, TEACHER, changed
 
 FAST = changed(STUDENT, "Fast", lr=0.05)

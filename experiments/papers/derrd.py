@@ -15,14 +15,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from experiments import figures, tables
-from experiments.claims import Check, Claim, above, contrasts, faster, peak, ratio, share
+from experiments.claims import above, contrasts, faster, peak, ratio, share
 from experiments.evidence import Evidence, Place
-from experiments.papers import Afterwards, Experiment, Paper, beside, beside_student
+from experiments.paper import (
+    Afterwards,
+    Check,
+    Claim,
+    Experiment,
+    Paper,
+    View,
+    beside,
+    beside_student,
+)
 from experiments.papers.derrd_users import expert_figure, gain_figure, groups_gain, specialises
 from experiments.plan import PUBLISHED, STUDENT, TEACHER, Cell, changed
 from experiments.printed import lookup
 from experiments.results import markdown_table
-from experiments.tables import View
 from Utils.split import LEAVE_ONE_OUT
 
 if TYPE_CHECKING:

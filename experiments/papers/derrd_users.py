@@ -7,19 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.claims import NOT_RUN, Check, Finding, decide
+from experiments.claims import decide
 from experiments.evidence import Evidence, Place
 from experiments.figures import MARKERS, STYLES, row_of
+from experiments.paper import NOT_RUN, Check, Finding, Paper, View
 from experiments.plan import STUDENT, TEACHER, Cell
-from experiments.tables import View
 from Utils.errors import UserError
 from Utils.files import ANEW, read_npz, require_ids
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from experiments.papers import Paper
 
 
 def groups_gain(model: str, cells: Sequence[Cell]) -> Check:

@@ -15,11 +15,12 @@ import numpy as np
 
 from experiments import figures
 from experiments.evidence import Comparison, footnotes, minutes
-from experiments.papers import Experiment, derrd
+from experiments.paper import Experiment, View
+from experiments.papers import derrd
 from experiments.papers.derrd import DE_RRD, IR_RRD, METHODS, RRD, S2D, SVD
 from experiments.plan import STUDENT, TEACHER, Cell, changed
 from experiments.results import markdown_table
-from experiments.tables import View, mean_of
+from experiments.tables import mean_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
