@@ -1,8 +1,8 @@
 """Search a method's settings: train each combination, keep the best on the validation set.
 
-    python -m experiments.tune URRD --model NeuMF --grid lmbda_RRD=1,0.1,0.01 T=10.0,20.0
+    python -m experiments.tune no_KD --model NeuMF --grid lr=0.01,0.001 reg=0.0001,0.00001
     python -m experiments.tune no_KD --dim 200 --grid lr=0.01,0.001 reg=0.01,0.001 --draws 3
-    python -m experiments.tune DE --grid lmbda_DE=0.1,0.01 --fixed max_epoch=60 --fill
+    python -m experiments.tune no_KD --grid lr=0.01,0.001 --fixed max_epoch=60 --fill
 
 Runs several at once, with one thread each. What is done is written to experiments/tuning/ after
 each run, and is not done again, nor is what logs/ holds; Ctrl-C, and the same command goes on.
