@@ -15,7 +15,9 @@ from Utils.settings import RunSettings, use_device
 from Utils.sources import load_split
 from Utils.split import Split
 
-Main = Callable[[Any, Split, torch.device], None]
+# by this name scripts need not import torch before ``experiments``, which takes care of Ctrl-C
+Device = torch.device
+Main = Callable[[Any, Split, Device], None]
 
 
 @dataclass
