@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.plan import ROOT
 from experiments.results import markdown_table
+from experiments.settings import ROOT
 from Utils.errors import UserError
-from Utils.run import read_summary
+from Utils.run_folder import read_summary
 from Utils.settings import launch
 
 RUNS = {  # what -> method, d, flags

@@ -13,7 +13,6 @@ import shlex
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Literal
 
 import numpy as np
 import torch
@@ -21,13 +20,13 @@ from scipy.cluster.vq import kmeans2
 
 from experiments.settings import SIZES
 from Models import MODELS
-from Models.teacher import Teacher, read_teacher
-from Utils.data_utils import load_split
+from Models.teacher import TrainedTeacher, read_teacher
 from Utils.errors import require_known
 from Utils.files import read_checkpoint, write_whole
-from Utils.run import run_folder
+from Utils.run_folder import RunFolder
 from Utils.seeding import numpy_generator
 from Utils.settings import launch
+from Utils.sources import DATASETS, load_split
 
 NUM_GROUPS = 20  # DE-RRD paper, footnote 4
 STEPS = 100  # of k-means; groups of some thousand users no longer change before
@@ -38,7 +37,7 @@ class Settings:
     """Whose users."""
 
     # data set; synthetic is built in
-    dataset: Literal["CiteULike", "Foursquare", "synthetic"] = "CiteULike"
+    dataset: str = "CiteULike"
     # base model: BPR or NeuMF
     model: str = "BPR"
     # of the teacher's run and its split, and of the first centres of the groups
@@ -66,7 +65,7 @@ def user_space(embeddings: np.ndarray, k: int, seed: int) -> tuple[np.ndarray, n
     return (centred @ axes.T).astype(np.float32), groups.astype(np.int8)
 
 
-def finished_teacher(args: Settings) -> Teacher:
+def finished_teacher(args: Settings) -> TrainedTeacher:
     """Return the teacher that the settings name.
 
     Raises
@@ -75,8 +74,8 @@ def finished_teacher(args: Settings) -> Teacher:
         If it is not in ``checkpoints/``, not finished, or of another split.
     """
     split = load_split(args.dataset, "seed", args.seed, str(args.data_dir))
-    folder = run_folder(SimpleNamespace(**vars(args), name=""), "no_KD", split.name)
-    path = Path("checkpoints") / folder / "best.pt"
+    named = SimpleNamespace(**vars(args), method="no_KD", name="", split="seed")
+    path = RunFolder.of(named).best
     flags = [f"--{name}={value}" for name, value in vars(args).items()]
     command = ["python", "main_no_KD.py", *flags, "--overwrite"]
     remedy = f"train this teacher: {shlex.join(command)}"
@@ -87,6 +86,7 @@ def finished_teacher(args: Settings) -> Teacher:
 
 def main(args: Settings) -> None:
     """Write the teacher's space of users."""
+    require_known("--dataset", args.dataset, DATASETS)
     require_known("--model", args.model, MODELS if args.dim else SIZES)
     args = replace(args, dim=args.dim or SIZES[args.model]["teacher_dim"])
     teacher = finished_teacher(args)

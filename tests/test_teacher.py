@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import assert_refused, run, run_script, settings, start_script
+from conftest import run, run_script, settings, start_script
 
 import main_no_KD
 import main_URRD
@@ -17,7 +17,7 @@ from Models.teacher import Teacher, TrainedTeacher
 from Utils.dataset import Pairs
 from Utils.errors import UserError
 from Utils.evaluation import Evaluator
-from Utils.files import sha256_of
+from Utils.files import lock_folder, sha256_of
 from Utils.run import Run
 from Utils.sources import load_interactions
 from Utils.split import leave_one_out
@@ -106,7 +106,7 @@ def short(monkeypatch):
 
 def test_a_teacher_is_found_by_data_model_size_and_seed(workdir, split, short, monkeypatch):
     for dim, seed in ((16, 0), (17, 0), (16, 1)):
-        run(main_no_KD, **short | {"dim": dim, "seed": seed}
+        run(main_no_KD, **short | {"dim": dim, "seed": seed})
     monkeypatch.setattr("experiments.teacher._run", lambda _: pytest.fail("no need to train"))
     other = leave_one_out(load_interactions("synthetic", "unused"), 1, "synthetic")
     for dim, seed, data in ((16, 0, split), (17, 0, split), (16, 1, other)):
@@ -132,9 +132,16 @@ def test_it_is_scored_again(teacher, split):
         assert f"{part} H@5 {expected[f'{part}_H@5']:.4f}" in line
 
 
-def test_a_missing_teacher_is_trained_first(workdir):
-    flags = ("--dataset=synthetic", "--dim=4", "--teacher_dim=16", "--max_epoch=2", "--threads=1")
-    result = run_script("main_SVD.py", *flags[:3], flags[4], cwd=workdir)
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A student from the shell in an empty folder, and that folder, with the usual teacher."""
+    folder = tmp_path_factory.mktemp("made")
+    flags = "--dataset=synthetic", "--dim=4", "--teacher_dim=16", "--threads=1"
+    return run_script("main_SVD.py", *flags, cwd=folder), folder
+
+
+def test_a_missing_teacher_is_trained_first(made, monkeypatch):
+    result, folder = made
     assert result.returncode == 0, result.stderr
     words = (
         "no finished teacher in checkpoints/synthetic/BPR-d16/no_KD/seed0: training it first, in "
@@ -142,16 +149,17 @@ def test_a_missing_teacher_is_trained_first(workdir):
     assert words in result.stdout
     assert "roughly 0.0 minutes on a CPU\npython main_no_KD.py --dataset=synthetic" in result.stdout
     assert result.stdout.index("\nteacher BPR d=16: ") > result.stdout.index("finished after")
-    assert (workdir / "logs/synthetic/BPR-d16/no_KD/seed0/summary.json").exists()
-    result = run_script("main_URRD.py", *flags, cwd=workdir)
-    assert "training it first" not in result.stdout
+    assert (folder / "logs/synthetic/BPR-d16/no_KD/seed0/summary.json").exists()
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("experiments.teacher._run", lambda _: pytest.fail("no need to train"))
+    run(main_URRD, dim=4, teacher_dim=16, max_epoch=2, threads=1)
 
 
-def test_a_teacher_that_cannot_be_trained_is_one_line(workdir):
+def test_a_teacher_that_cannot_be_trained_is_one_line(workdir, split, capfd):
     (workdir / "checkpoints").write_text("a file where the folder should be")
-    result = run_script("main_SVD.py", "--dataset=synthetic", cwd=workdir)
-    assert "main_no_KD.py: " in result.stderr
-    assert_refused(result, "main_SVD.py: the teacher could not be trained, as said above")
+    with pytest.raises(UserError, match=r"^the teacher could not be trained, as said above; --tea"):
+        load(split)
+    assert "main_no_KD.py: " in capfd.readouterr().err
 
 
 @pytest.fixture
@@ -159,12 +167,12 @@ def trained_here(short, monkeypatch) -> list[list[str]]:
     """Train missing teachers in this process; return the flags of each training."""
     commands = []
 
-    def run(command):
+    def train(command):
         commands.append(command[2:])
-        run(main_no_KD, **short | {"resume": True}
+        run(main_no_KD, **short | {"resume": True})
         return 0
 
-    monkeypatch.setattr("experiments.teacher._run", run)
+    monkeypatch.setattr("experiments.teacher._run", train)
     return commands
 
 
@@ -218,7 +226,7 @@ def test_a_teacher_trained_again_for_its_weights_leaves_the_logs_alone(
 
 
 def test_a_teacher_of_other_settings_is_refused_with_both_ways_out(workdir, split, short):
-    run(main_no_KD, **short | {"max_epoch": 1, "lr": 0.5}
+    run(main_no_KD, **short | {"max_epoch": 1, "lr": 0.5})
     with pytest.raises(UserError) as error:
         load(split)
     folder = "synthetic/BPR-d16/no_KD/seed0"
@@ -229,13 +237,24 @@ def test_a_teacher_of_other_settings_is_refused_with_both_ways_out(workdir, spli
     assert load(split, teacher=f"checkpoints/{folder}").model.dim == 16
 
 
-def test_two_students_that_lack_the_same_teacher_wait_for_one_another(workdir):
-    flags = ("--dataset=synthetic", "--teacher_dim=16", "--threads=1")
-    students = [start_script("main_SVD.py", *flags, f"--dim={dim}", cwd=workdir) for dim in (4, 5)]
-    said = [student.communicate(timeout=240) for student in students]
-    assert [student.returncode for student in students] == [0, 0], said
-    assert sum("another process writes here; waiting for its end" in out for out, _ in said) == 1
-    assert sum("finished after" in out for out, _ in said) == 2  # trained once; and once each SVD
+def test_a_student_that_lacks_a_teacher_waits_for_who_trains_it(made, workdir):
+    """The other one is this process, which is done when it has the files and lets go."""
+    place = "checkpoints/synthetic/BPR-d16/no_KD/seed0"
+    (workdir / place).mkdir(parents=True)
+    flags = "--dataset=synthetic", "--dim=5", "--teacher_dim=16", "--threads=1"
+    with lock_folder(workdir / place):
+        student = start_script("main_SVD.py", *flags, cwd=workdir)
+        said = []
+        while "another process writes here; waiting for its end" not in "".join(said[-1:]):
+            said.append(student.stdout.readline())
+            assert said[-1], student.communicate()
+        for part in (place, place.replace("checkpoints", "logs")):
+            shutil.copytree(made[1] / part, workdir / part, dirs_exist_ok=True)
+    out, err = student.communicate(timeout=240)
+    assert student.returncode == 0, err
+    assert "holds this run, finished" in out  # so it is not trained again
+    assert out.count("finished after") == 1  # the student
+    assert "teacher BPR d=16: " in out
 
 
 def test_a_doubtful_teacher_is_used_with_a_warning(copied, split, capsys):
@@ -412,7 +431,6 @@ def test_lists_are_enough_for_methods_that_ask_for_no_more(split, teacher, stude
     cd = CD(student, lists, K=5, T=3.0, T1=1.0, T2=0.0, pool=50)
     with pytest.raises(UserError, match=r"^Lists: this teacher has no scores; use another method"):
         cd.begin_epoch(0)
-        cd.loss(batch)
 
 
 def test_a_file_that_is_no_teacher_is_refused(split, workdir):
