@@ -50,7 +50,7 @@ def project(workdir, split, monkeypatch) -> list[list[str]]:
             start(main_no_KD.main, main_no_KD.Settings, given)
         return SimpleNamespace(returncode=0, stderr="")
 
-    monkeypatch.setattr(verify.subprocess, "run", in_process)
+    monkeypatch.setattr(verify, "subprocess", SimpleNamespace(run=in_process))
     return commands
 
 
@@ -64,7 +64,7 @@ def test_a_run_is_trained_again_elsewhere_and_compared(project, workdir, capsys)
     assert {"--dim=20", "--max_epoch=3", "--threads=1"} <= set(command)
     assert (workdir / CURVES).read_bytes() == before
     (workdir / CURVES).write_bytes(before.replace(b"\n2,", b"\n2,9"))
-    with pytest.raises(UserError, match="^1 runs came out otherwise than logs/ says$"):
+    with pytest.raises(UserError, match=r"^1 runs came out otherwise than logs/ says$"):
         verify.main(verify.Settings(only=("no_KD",)))
     assert "no_KD: line 4 differs\n" in capsys.readouterr().out
     verify.main(verify.Settings(only=("no_KD",), epochs=2))  # of which the change is none
@@ -73,7 +73,7 @@ def test_a_run_is_trained_again_elsewhere_and_compared(project, workdir, capsys)
 
 def test_what_a_run_says_when_it_fails_is_passed_on(project, monkeypatch):
     failed = SimpleNamespace(returncode=2, stderr="a warning\nmain_no_KD.py: no data\n")
-    monkeypatch.setattr(verify.subprocess, "run", lambda *_, **__: failed)
+    monkeypatch.setattr(verify, "subprocess", SimpleNamespace(run=lambda *_, **__: failed))
     with pytest.raises(UserError, match=r"^main_no_KD\.py: no data$"):
         verify.main(verify.Settings(only=("no_KD",)))
 
