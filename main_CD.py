@@ -15,9 +15,7 @@ Departures from the CD paper, 1 to 3 as the DE-RRD paper (sections 2 and 5.1) te
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
-
-from experiments.script import DistillationSettings, launch
+from experiments.script import Device, DistillationSettings, launch
 from experiments.teacher import load_teacher
 from Models import new_model
 from Models.distillers import CD
@@ -50,7 +48,7 @@ class Settings(DistillationSettings):
 # ---------------------------------------------------------------------------------------------
 
 
-def main(args: Settings, split: Split, device: torch.device) -> None:
+def main(args: Settings, split: Split, device: Device) -> None:
     """Run the experiment."""
     student = new_model(args, split, device)
     teacher = load_teacher(args, split, device)

@@ -16,9 +16,7 @@ Departures from the DE-RRD paper (section 4.1), all as in its authors' code; wit
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
-
-from experiments.script import DistillationSettings, launch
+from experiments.script import Device, DistillationSettings, launch
 from experiments.teacher import load_teacher
 from Models import new_model
 from Models.distillers import DE
@@ -55,7 +53,7 @@ class Settings(DistillationSettings):
 # ---------------------------------------------------------------------------------------------
 
 
-def main(args: Settings, split: Split, device: torch.device) -> None:
+def main(args: Settings, split: Split, device: Device) -> None:
     """Run the experiment."""
     keep_at = epochs_of(args.save_selection)
     student = new_model(args, split, device)

@@ -10,9 +10,7 @@ not at hand to compare. For RRD's own departures see main_URRD.py.
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-
-from experiments.script import DistillationSettings, launch
+from experiments.script import Device, DistillationSettings, launch
 from experiments.teacher import load_teacher
 from Models import new_model
 from Models.distillers import RRD, ItemSideRRD
@@ -47,7 +45,7 @@ class Settings(DistillationSettings):
 # ---------------------------------------------------------------------------------------------
 
 
-def main(args: Settings, split: Split, device: torch.device) -> None:
+def main(args: Settings, split: Split, device: Device) -> None:
     """Run the experiment."""
     student = new_model(args, split, device)
     teacher = load_teacher(args, split, device)

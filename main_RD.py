@@ -17,9 +17,7 @@ Departures from the RD paper (section 3), 1 and 2 as the DE-RRD paper (section 2
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
-
-from experiments.script import DistillationSettings, launch
+from experiments.script import Device, DistillationSettings, launch
 from experiments.teacher import load_teacher
 from Models import new_model
 from Models.distillers import RD
@@ -51,7 +49,7 @@ class Settings(DistillationSettings):
 # ---------------------------------------------------------------------------------------------
 
 
-def main(args: Settings, split: Split, device: torch.device) -> None:
+def main(args: Settings, split: Split, device: Device) -> None:
     """Run the experiment."""
     student = new_model(args, split, device)
     teacher = load_teacher(args, split, device)

@@ -14,9 +14,7 @@ proportions softmax(t / tau) of their scores t, and in the share w the user's tr
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
-
-from experiments.script import TeacherSettings, TrainingSettings, launch
+from experiments.script import Device, TeacherSettings, TrainingSettings, launch
 from experiments.teacher import load_teacher
 from Models import build_model
 from Models.distillers import S2D
@@ -50,7 +48,7 @@ class Settings(TrainingSettings, TeacherSettings):
 # ---------------------------------------------------------------------------------------------
 
 
-def main(args: Settings, split: Split, device: torch.device) -> None:
+def main(args: Settings, split: Split, device: Device) -> None:
     """Run the experiment."""
     student = build_model("BPR", split, args.dim, args.seed).to(device)
     teacher = load_teacher(args, split, device)

@@ -9,9 +9,7 @@ teacher's may be others, whose decomposition is found by subspace iteration.
 
 from dataclasses import dataclass
 
-import torch
-
-from experiments.script import TeacherSettings, launch
+from experiments.script import Device, TeacherSettings, launch
 from experiments.teacher import load_teacher
 from Models import new_model
 from Models.low_rank import require_assignable, spectral_start
@@ -30,7 +28,7 @@ class Settings(TeacherSettings):
 # ---------------------------------------------------------------------------------------------
 
 
-def main(args: Settings, split: Split, device: torch.device) -> None:
+def main(args: Settings, split: Split, device: Device) -> None:
     """Run the experiment."""
     student = new_model(args, split, device)
     require_assignable(student)

@@ -17,9 +17,7 @@ The authors later report that leaving out the sampling of interesting items help
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-
-from experiments.script import DistillationSettings, launch
+from experiments.script import Device, DistillationSettings, launch
 from experiments.teacher import load_teacher
 from Models import new_model
 from Models.distillers import RRD
@@ -55,7 +53,7 @@ class Settings(DistillationSettings):
 # ---------------------------------------------------------------------------------------------
 
 
-def main(args: Settings, split: Split, device: torch.device) -> None:
+def main(args: Settings, split: Split, device: Device) -> None:
     """Run the experiment."""
     student = new_model(args, split, device)
     if args.start == "spectral":

@@ -11,9 +11,7 @@ Departures from the DE-RRD paper (section 5.1), all as in its authors' code:
 
 from dataclasses import dataclass
 
-import torch
-
-from experiments.script import ModelSettings, launch
+from experiments.script import Device, ModelSettings, launch
 from Models import new_model
 from Utils.run import Run
 from Utils.split import Split
@@ -33,7 +31,7 @@ class Settings(ModelSettings):
 # ---------------------------------------------------------------------------------------------
 
 
-def main(args: Settings, split: Split, device: torch.device) -> None:
+def main(args: Settings, split: Split, device: Device) -> None:
     """Run the experiment."""
     model = new_model(args, split, device)
     sampler = model.sampler(split, args.batch_size, args.seed, device)

@@ -24,6 +24,7 @@ from typing import Literal
 
 from Utils.errors import UserError, require_known
 from Utils.settings import launch
+from Utils.sources import DATASETS
 
 ROOT = Path(__file__).resolve().parents[1]
 ONE_HOT, NEUMF = "--tau_0=0.001", "--model=NeuMF"
@@ -56,7 +57,7 @@ class Settings:
     """What is measured."""
 
     # data set
-    dataset: Literal["CiteULike", "Foursquare", "synthetic"] = "CiteULike"
+    dataset: str = "CiteULike"
     # folder of the data sets
     data_dir: Path = Path(os.environ.get("RECDISTILL_DATA", "datasets"))
     # device of models and batches
@@ -89,6 +90,7 @@ def measure(summary: Path) -> tuple[float, float, int]:
 
 def main(args: Settings) -> None:
     """Print the table."""
+    require_known("--dataset", args.dataset, DATASETS)
     for name in args.only:
         require_known("--only", name, ROWS)
     rows = {name: ROWS[name] for name in args.only or ROWS}

@@ -16,7 +16,7 @@ from typing import Any
 from experiments.results import markdown_table
 from experiments.settings import ROOT
 from Utils.errors import UserError
-from Utils.run import read_summary
+from Utils.run_folder import read_summary
 from Utils.settings import launch
 
 RUNS = {  # what -> method, d, flags

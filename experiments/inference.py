@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,6 +34,8 @@ from Utils.dataset import chunks_of_pairs
 from Utils.errors import UserError, require_known
 from Utils.files import write_json
 from Utils.settings import RunSettings, launch, use_device
+from Utils.sources import DATASETS, load_split
+from Utils.split import Split
 
 FORMAT = "recdistill inference 1"
 TOP_N = 20
@@ -45,7 +47,7 @@ class Settings:
     """What is measured."""
 
     # data set; synthetic is built in
-    dataset: Literal["CiteULike", "Foursquare", "synthetic"] = "CiteULike"
+    dataset: str = "CiteULike"
     # base model: BPR or NeuMF
     model: str = "BPR"
     # measurements, of which the median is kept
@@ -91,7 +93,7 @@ def seconds(work: Callable[[], Any], repeats: int, device: torch.device) -> floa
     return median(times)
 
 
-def measure(model: nn.Module, split: LeaveOneOutSplit, repeats: int) -> dict[str, float]:
+def measure(model: nn.Module, split: Split, repeats: int) -> dict[str, float]:
     """Return the seconds for the lists of all users, and the milliseconds for a single one."""
     device = next(model.parameters()).device
     seen = chunks_of_pairs(split.train_users, split.train_items, split.num_users, 1, device)
@@ -110,12 +112,12 @@ def measure(model: nn.Module, split: LeaveOneOutSplit, repeats: int) -> dict[str
     }
 
 
-def measurements(args: Settings, split: LeaveOneOutSplit) -> Iterator[dict[str, Any]]:
+def measurements(args: Settings, split: Split) -> Iterator[dict[str, Any]]:
     """Yield a row for each device and size."""
     for kind in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
         device = use_device(RunSettings(device=kind, threads=args.threads))
         for phi, dim in sizes(args.model).items():
-            model = build_model(args.model, split.num_users, split.num_items, dim, seed=0)
+            model = build_model(args.model, split, dim, seed=0)
             model.to(device).eval()
             yield {
                 "model": args.model,
@@ -133,6 +135,7 @@ def measurements(args: Settings, split: LeaveOneOutSplit) -> Iterator[dict[str, 
 
 def main(args: Settings) -> None:
     """Measure, print the table row by row, and write it."""
+    require_known("--dataset", args.dataset, DATASETS)
     require_known("--model", args.model, SIZES)
     if args.repeats < 1:
         raise UserError(f"--repeats {args.repeats} is out of range; use 1 or more")

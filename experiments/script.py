@@ -9,12 +9,15 @@ import torch
 
 from experiments.settings import resolve
 from Utils import settings
+from Utils.errors import require_known
 from Utils.run_folder import is_finished
 from Utils.settings import RunSettings, use_device
 from Utils.sources import load_split
 from Utils.split import Split
 
-Main = Callable[[Any, Split, torch.device], None]
+# by this name scripts need not import torch before ``experiments``, which takes care of Ctrl-C
+Device = torch.device
+Main = Callable[[Any, Split, Device], None]
 
 
 @dataclass
@@ -95,5 +98,6 @@ def start(main: Main, kind: type, given: dict[str, Any]) -> None:
     print(said)
     device = use_device(args)
     split = load_split(args.dataset, args.split, args.seed, args.data_dir)
+    require_known("--selection", args.selection, split.protocol.rules)
     if not is_finished(args, split):
         main(args, split, device)

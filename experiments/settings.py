@@ -173,13 +173,15 @@ def resolve(kind: type[Settings], given: dict[str, Any]) -> tuple[Settings, str]
     usual = SIZES.get(model, {}) if model != block["model"] else {}
     sizes = {name: size for name, size in usual.items() if name in block}
     method, dim = method_of(kind), (block | sizes | given)["dim"]
+    args, of_row = kind(**(sizes | given)), {}
     row = find_row(block, dataset, model, method, dim)
-    try:
-        of_row = parse(row.settings, kind) if row else {}
-    except UserError as error:
-        raise _refusal(row.line, error) from error
-    of_row = {name: value for name, value in of_row.items() if name not in given}
-    args = kind(**(sizes | of_row | given))
+    if row:
+        try:
+            of_row = parse(row.settings, kind)
+            of_row = {name: value for name, value in of_row.items() if name not in given}
+            args = kind(**(sizes | of_row | given))
+        except UserError as error:
+            raise _refusal(row.line, error) from error
     chosen = {name: value for name, value in given.items() if name not in RUN_SETTINGS}
     said = []
     if chosen:

@@ -1,21 +1,41 @@
 """What ``make demo`` shows: four runs, and sentences that are computed from them."""
 
+import contextlib
+import importlib
 import io
 import re
+import signal
+import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT
 
 from experiments import demo
+from experiments.script import launch
 from Utils.errors import UserError
 
 SCORES = {"teacher": 0.5, "student": 0.3, "student + A": 0.35, "student + B": 0.52}
 
 
 def test_the_demo_trains_all_four_and_says_what_came_out(workdir, monkeypatch, capfd):
+    """In this process; the next test has a real one."""
+
+    def in_process(command, **_):
+        module = importlib.import_module(Path(command[1]).stem)
+        said, handler = io.StringIO(), signal.getsignal(signal.SIGINT)
+        with monkeypatch.context() as patch, contextlib.redirect_stdout(said):
+            patch.setattr(sys, "argv", [str(word) for word in command[1:]])
+            launch(module.main, module.Settings, module.__doc__)
+        signal.signal(signal.SIGINT, handler)
+        return subprocess.CompletedProcess(command, 0, said.getvalue())
+
     flags = ["--dataset", "synthetic", "--threads", "1", "--max_epoch", "2", "--overwrite"]
     monkeypatch.setattr(demo, "FLAGS", flags)
+    fake = SimpleNamespace(run=in_process, PIPE=subprocess.PIPE, STDOUT=subprocess.STDOUT)
+    monkeypatch.setattr(demo, "subprocess", fake)
     teacher = "--teacher=checkpoints/synthetic/BPR-d200/no_KD/seed0"  # too short to be the usual
     for label in list(demo.RUNS)[2:]:
         method, dim, more = demo.RUNS[label]

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import run
 
 import main_no_KD
 from experiments.papers import derrd_user_space as script
@@ -63,8 +64,8 @@ FOLDER = Path("synthetic/BPR-d16/no_KD/seed1")
 
 def train(**changes) -> None:
     """Train the teacher of ``ARGS``, or a part of it."""
-    values = {"dataset": "synthetic", "dim": 16, "seed": 1, "lr": 0.01, "reg": 0.001}
-    main_no_KD.main(main_no_KD.Settings(**values | {"max_epoch": 2} | changes))
+    values = {"dim": 16, "seed": 1, "lr": 0.01, "reg": 0.001, "max_epoch": 2}
+    run(main_no_KD, **values | changes)
 
 
 @pytest.mark.parametrize("model", ["BPR", "NeuMF"])
@@ -113,6 +114,8 @@ def test_an_unfinished_or_foreign_teacher_is_refused(workdir):
     assert not Path("logs", FOLDER, "user_space.npz").exists()
 
 
-def test_an_unknown_model_is_refused(workdir):
+def test_an_unknown_model_or_data_set_is_refused(workdir):
+    with pytest.raises(UserError, match=r"--dataset 'synthetics' is unknown; did you mean synthe"):
+        script.main(replace(ARGS, dataset="synthetics"))
     with pytest.raises(UserError, match=r"--model 'BRP' is unknown; did you mean BPR\?"):
         script.main(replace(ARGS, model="BRP"))

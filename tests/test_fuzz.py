@@ -20,6 +20,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from conftest import run as run_script
+from conftest import settings as settings_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -40,18 +42,17 @@ from experiments.results import (
 from Models import build_model
 from Models.distillers import RRD
 from Models.teacher import read_teacher
-from Utils.data_utils import (
-    LeaveOneOutSplit,
-    leave_one_out,
-    load_interactions,
-    read_published_split,
-    read_users_dat,
-)
+from Utils.dataset import Pairs, PairSampler
 from Utils.errors import UserError
-from Utils.run import Run, is_finished
+from Utils.evaluation import Evaluator
+from Utils.interactions import read_users_dat
+from Utils.run import Run
+from Utils.run_folder import is_finished
+from Utils.sources import load_interactions
+from Utils.split import Split, by_share, leave_one_out, read_published_split
 
 CPU = torch.device("cpu")
-ARGS = {"dataset": "synthetic", "dim": 3, "lr": 0.01, "reg": 0.001, "batch_size": 8192}
+ARGS = {"dim": 3, "lr": 0.01, "reg": 0.001, "batch_size": 8192}
 EXAMPLES = 30  # of each kind of file
 ODD = [-1, 0, 1, 2**31 - 1, -(2**31), 10**12, 0.5, float("nan"), float("inf"), "x", "", None, True]
 
@@ -76,7 +77,7 @@ def kinds(tmp_path_factory) -> dict[str, Kind]:
     folder = tmp_path_factory.mktemp("fuzz")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr("Utils.data_utils.warn", lambda _: None)
+        patch.setattr("Models.teacher.warn", lambda _: None)
         patch.setattr("Utils.run.warn", lambda _: None)
         yield _kinds(folder)
 
@@ -84,12 +85,13 @@ def kinds(tmp_path_factory) -> dict[str, Kind]:
 def _kinds(folder: Path) -> dict[str, Kind]:
     split = leave_one_out(load_interactions("synthetic", "unused"), 0, "synthetic")
     split.save(folder / "loo.npz")
+    by_share(load_interactions("synthetic", "unused"), 0, "synthetic").save(folder / "share.npz")
     np.savez(
         folder / "published.npz",
         train=np.stack([split.train_users, split.train_items], axis=1),
         users=np.arange(split.num_users),
-        valid=split.valid,
-        test=split.test,
+        valid=split.valid.items,
+        test=split.test.items,
         candidates=split.candidates,
         shape=np.array([split.num_users, split.num_items]),
     )
@@ -97,16 +99,16 @@ def _kinds(folder: Path) -> dict[str, Kind]:
         "".join(f"4 {n} {n + 1} {n + 2} {2 * n + 40}\n" for n in range(30))
     )
     with contextlib.redirect_stdout(io.StringIO()):
-        main_no_KD.main(main_no_KD.Settings(**ARGS, max_epoch=2))
+        run_script(main_no_KD, **ARGS, max_epoch=2)
     name = "synthetic/BPR-d3/no_KD/seed0"
     logs, checkpoints = folder / "logs" / name, folder / "checkpoints" / name
     teacher = read_teacher(checkpoints, split, CPU, "")
     teacher.top_items(20)
 
-    def use_split(found: LeaveOneOutSplit) -> str:
-        build_model("BPR", found.num_users, found.num_items, 2, seed=0).score(
-            torch.arange(found.num_users), torch.from_numpy(found.candidates)
-        )
+    def use_split(found: Split) -> str:
+        model = build_model("BPR", found, 2, seed=0)
+        Evaluator(found, "cpu").ranks(model)
+        next(PairSampler(found, 4096, 0, "cpu").epoch(0))
         return found.sha256
 
     def use_teacher(path: Path) -> list[float]:
@@ -114,26 +116,26 @@ def _kinds(folder: Path) -> dict[str, Kind]:
         return found.score(torch.arange(50), torch.arange(50)).tolist()
 
     def use_lists(_: Path) -> list[int]:
-        student = build_model("BPR", split.num_users, split.num_items, 2, seed=0)
+        student = build_model("BPR", split, 2, seed=0)
         distiller = RRD(student, teacher, K=5, L=5, T=3.0, pool=20)
         distiller.begin_epoch(0)
         users = torch.arange(100)
-        distiller.loss((users, users, users)).backward()
+        distiller.loss(Pairs(users, users, users)).backward()
         return teacher.top_items(20).sum(dim=1).tolist()
 
     def resume(path: Path) -> list[float]:
-        args = main_no_KD.Settings(**ARGS, max_epoch=3, resume=True)
-        model = build_model("BPR", split.num_users, split.num_items, 3, seed=0)
-        run = Run("no_KD", args, split, model)
+        args = settings_of(main_no_KD, **ARGS, max_epoch=3, resume=True)
+        model = build_model("BPR", split, 3, seed=0)
+        run = Run(args, split, model)
         run._resume()
         users = torch.arange(100)
-        model.loss(users, users, users + 1).backward()
+        model.loss(Pairs(users, users, users + 1)).backward()
         run.optimizer.step()
         return model.user.weight[:10].flatten().tolist()
 
     def finished(_: Path) -> bool:
         with contextlib.redirect_stdout(io.StringIO()):
-            return is_finished("no_KD", main_no_KD.Settings(**ARGS, max_epoch=2), split)
+            return is_finished(settings_of(main_no_KD, **ARGS, max_epoch=2), split)
 
     root = Path(table.__file__).parent
     for original in (
@@ -146,7 +148,7 @@ def _kinds(folder: Path) -> dict[str, Kind]:
     def tuned(path: Path) -> str:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(table, "TABLE", path)
-            return table.resolve("RD", main_RD.Settings())[1]
+            return table.resolve(main_RD.Settings, {"dataset": "synthetic"})[1]
 
     def printed_values(path: Path) -> int:
         with pytest.MonkeyPatch.context() as patch:
@@ -168,7 +170,8 @@ def _kinds(folder: Path) -> dict[str, Kind]:
 
     return {
         "users.dat": Kind(folder / "users.dat", lambda p: len(read_users_dat(p, 3).items)),
-        "loo.npz": Kind(folder / "loo.npz", lambda p: use_split(LeaveOneOutSplit.load(p))),
+        "loo.npz": Kind(folder / "loo.npz", lambda p: use_split(Split.load(p))),
+        "share.npz": Kind(folder / "share.npz", lambda p: use_split(Split.load(p))),
         "published.npz": Kind(
             folder / "published.npz", lambda p: use_split(read_published_split(p, "synthetic"))
         ),
@@ -287,7 +290,7 @@ def written_anew(draw: Callable, path: Path, content: bytes) -> bytes:
 # --- the property --------------------------------------------------------------------------------
 
 NAMES = [
-    *("users.dat", "loo.npz", "published.npz", "best.pt", "last.pt", "top_items.npz"),
+    *("users.dat", "loo.npz", "share.npz", "published.npz", "best.pt", "last.pt", "top_items.npz"),
     *("config.json", "summary.json", "summary.json of results", "metrics.csv", "ranks.npz"),
     *("selection-epoch0.npz", "user_space.npz", "BPR.json of inference", "settings.csv"),
     *("a search", "table5.csv", "flags.csv", "curves.csv"),

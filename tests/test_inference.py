@@ -26,7 +26,7 @@ def test_sizes_are_those_of_the_paper():
 @pytest.mark.parametrize("name", ["BPR", "NeuMF"])
 def test_one_user_at_a_time_has_the_same_list(name, split):
     # in double precision, so that no two scores are equal but for rounding
-    model = build_model(name, split.num_users, split.num_items, 8, seed=0).double()
+    model = build_model(name, split, 8, seed=0).double()
     every = top_lists(model, split, "items", 20)
     seen = chunks_of_pairs(split.train_users, split.train_items, split.num_users, 1, "cpu")
     for user in (0, 1, 255, 256, 998, 999):
@@ -73,6 +73,7 @@ def test_a_measurement_is_printed_and_written(workdir, monkeypatch, split, capsy
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        ({"dataset": "Fousquare"}, r"--dataset 'Fousquare' is unknown; did you mean Foursquare\?"),
         ({"model": "NeuFM"}, r"--model 'NeuFM' is unknown; did you mean NeuMF\?"),
         ({"repeats": 0}, "--repeats 0 is out of range; use 1 or more"),
         ({"threads": -1}, "--threads -1 is out of range; use 0 or more"),
@@ -80,7 +81,7 @@ def test_a_measurement_is_printed_and_written(workdir, monkeypatch, split, capsy
 )
 def test_what_cannot_be_measured_is_refused(workdir, changes, words):
     with pytest.raises(UserError, match=words):
-        inference.main(inference.Settings(dataset="synthetic", **changes))
+        inference.main(inference.Settings(**{"dataset": "synthetic"} | changes))
 
 
 def test_a_mistake_on_the_command_line_is_one_line(workdir):

@@ -4,14 +4,14 @@ import csv
 import dataclasses
 import json
 import math
-from functools import cache
+from functools import cache, partial
 from types import ModuleType
 from typing import get_args
 
 import numpy as np
 import pytest
 import torch
-from conftest import SCRIPT_NAMES, killed_in
+from conftest import SCRIPT_NAMES, killed_in, run, settings, trained_teacher
 
 import main_CD
 import main_DE
@@ -26,13 +26,15 @@ from experiments.teacher import load_teacher
 from Models import MODELS, build_model
 from Models.low_rank import low_rank_factors
 from Utils.errors import UserError
-from Utils.evaluation import METRICS, Evaluator
-from Utils.run import epochs_of
+from Utils.evaluation import Evaluator
+from Utils.files import sha256_of
+from Utils.run_folder import epochs_of
+from Utils.split import FULL_RANKING, LEAVE_ONE_OUT
 
+METRICS = LEAVE_ONE_OUT.metrics
 METHODS = (main_RD, main_CD, main_DE, main_URRD, main_IRRRD, main_DERRD)  # a term beside the base
 TRAINED = (*METHODS, main_S2D)
 SMALL = {
-    "dataset": "synthetic",
     "dim": 8,
     "max_epoch": 3,  # the temperature of the first two is the same
     "lr": 0.01,
@@ -113,13 +115,18 @@ ELSEWHERE = {
 pytestmark = pytest.mark.usefixtures("workdir")
 
 
-def small(script: ModuleType, teacher_path, **changes):
-    """A run of a second on the built-in data."""
+def small(script: ModuleType, teacher_path, **changes) -> dict:
+    """What is given for a run of a second on the built-in data."""
     names = {field.name for field in dataclasses.fields(script.Settings)}
     values = {name: value for name, value in SMALL.items() if name in names}
     if script is main_S2D:
         values |= {"batch_size": 100, "start": "random"}  # users
-    return script.Settings(**values | {"teacher": str(teacher_path)} | changes)
+    return values | {"teacher": str(teacher_path)} | changes
+
+
+def train(script: ModuleType, teacher_path, **changes) -> None:
+    """Run it."""
+    run(script, **small(script, teacher_path, **changes))
 
 
 def method(script: ModuleType) -> str:
@@ -142,10 +149,10 @@ def test_every_script_is_here():
 @pytest.mark.parametrize("script", METHODS)
 def test_the_loss_is_the_base_and_the_weighted_terms(script, workdir, teacher_path):
     args = small(script, teacher_path)
-    script.main(args)
+    run(script, **args)
     weights = {
         name.removeprefix("lmbda_"): value
-        for name, value in dataclasses.asdict(args).items()
+        for name, value in args.items()
         if name.startswith("lmbda_")
     }
     for row in rows(workdir, script):
@@ -158,11 +165,11 @@ def test_the_loss_is_the_base_and_the_weighted_terms(script, workdir, teacher_pa
 @pytest.mark.parametrize("script", METHODS)
 def test_without_weight_nothing_changes(script, workdir, teacher_path):
     """Base losses and metrics equal those of main_no_KD.py, digit for digit."""
-    zero = {name: 0.0 for name in OTHER_VALUES if name.startswith("lmbda_")}
     args = small(script, teacher_path, max_epoch=4)
-    script.main(dataclasses.replace(args, **{k: v for k, v in zero.items() if hasattr(args, k)}))
-    same = {name: getattr(args, name) for name in ("lr", "reg", "batch_size", "max_epoch")}
-    main_no_KD.main(main_no_KD.Settings(dataset="synthetic", dim=8, **same))
+    run(script, **args | {name: 0.0 for name in args if name.startswith("lmbda_")})
+    run(
+        main_no_KD, **{name: args[name] for name in ("dim", "lr", "reg", "batch_size", "max_epoch")}
+    )
     for mine, plain in zip(rows(workdir, script), rows(workdir, main_no_KD), strict=True):
         assert mine["base"] == mine["train_loss"] == plain["train_loss"]
         for part in ("valid", "test"):
@@ -177,11 +184,11 @@ def test_without_weight_nothing_changes(script, workdir, teacher_path):
 @pytest.mark.parametrize("script", TRAINED)
 def test_equal_commands_give_equal_bytes(script, workdir, teacher_path):
     names = ("metrics.csv", "best.pt", "ranks.npz")
-    script.main(small(script, teacher_path))
+    train(script, teacher_path)
     first = [read(workdir, script, name) for name in names]
     torch.manual_seed(99)  # global state plays no part
     np.random.seed(99)
-    script.main(small(script, teacher_path, overwrite=True))
+    train(script, teacher_path, overwrite=True)
     assert [read(workdir, script, name) for name in names] == first
 
 
@@ -192,13 +199,13 @@ def test_a_resumed_run_equals_one_that_was_never_stopped(
     """Experts, selection noise and drawn lists included."""
     args = small(script, teacher_path, max_epoch=4)
     names = ("metrics.csv", "best.pt", "ranks.npz")
-    script.main(args)
+    run(script, **args)
     whole = [read(workdir, script, name) for name in names]
     (path,) = workdir.rglob(f"{method(script)}/*/last.pt")
     last = torch.load(path, weights_only=True)
     with killed_in(2, monkeypatch):
-        script.main(dataclasses.replace(args, overwrite=True))
-    script.main(dataclasses.replace(args, resume=True))
+        run(script, **args, overwrite=True)
+    run(script, **args, resume=True)
     assert "resumed after epoch" in read(workdir, script, "train.log").decode()
     assert [read(workdir, script, name) for name in names] == whole
     resumed = torch.load(path, weights_only=True)
@@ -211,10 +218,10 @@ def test_a_run_is_not_resumed_with_another_teacher(workdir, teacher_path, monkey
     with monkeypatch.context() as patch:
         patch.setattr("Utils.run.Run._finish", lambda _: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            main_URRD.main(args)
+            run(main_URRD, **args)
     monkeypatch.setattr("Models.teacher.sha256_of", lambda _: "another")
     with pytest.raises(UserError, match=r"its teacher_sha256 is .*, not another"):
-        main_URRD.main(dataclasses.replace(args, resume=True))
+        run(main_URRD, **args, resume=True)
 
 
 # --- settings act --------------------------------------------------------------------------------
@@ -234,14 +241,14 @@ def usual(tmp_path_factory, teacher_path):
     """What the scripts give with the small settings, each run once."""
 
     @cache
-    def run(script: ModuleType) -> bytes:
+    def metrics(script: ModuleType) -> bytes:
         folder = tmp_path_factory.mktemp("usual")
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(folder)
-            script.main(small(script, teacher_path))
+            train(script, teacher_path)
         return read(folder, script, "metrics.csv")
 
-    return run
+    return metrics
 
 
 CASES = [(script, name) for script in TRAINED for name in OTHER_VALUES if name in named(script)]
@@ -251,9 +258,9 @@ CASES = [(script, name) for script in TRAINED for name in OTHER_VALUES if name i
 def test_a_setting_that_is_accepted_is_used(script, name, workdir, teacher_path, usual):
     changes = {name: OTHER_VALUES[name]}
     if name == "seed":  # another split, so the teacher is another one as well
-        main_no_KD.main(main_no_KD.Settings(dataset="synthetic", dim=16, seed=1, max_epoch=1))
+        run(main_no_KD, dim=16, seed=1, max_epoch=1)
         changes |= {"teacher": "checkpoints/synthetic/BPR-d16/no_KD/seed1"}
-    script.main(small(script, teacher_path, **changes))
+    train(script, teacher_path, **changes)
     (path,) = workdir.glob(f"logs/*/*/{method(script)}/*/metrics.csv")
     assert path.read_bytes() != usual(script)
 
@@ -265,16 +272,21 @@ def test_de_rrd_uses_every_setting_of_both(workdir, teacher_path, usual):
         for name in ("DE", "RRD"):
             original = getattr(main_DERRD, name)
 
-            def build(*arguments, name=name, original=original):
-                seen[name] = arguments[2:]
-                return original(*arguments)
+            def build(*models, name=name, original=original, **given):
+                seen[name] = given
+                return original(*models, **given)
 
             patch.setattr(main_DERRD, name, build)
-        args = small(main_DERRD, teacher_path, variant="paper", T=4.0)
-        main_DERRD.main(args)
-    expected = (args.num_experts, args.tau_0, args.tau_P, args.P, "gumbel", "last", "paper", 0)
-    assert seen["DE"] == expected
-    assert seen["RRD"] == (args.K, args.L, 4.0, args.pool, "sampled", "relaxed", "paper", 0)
+        given = small(main_DERRD, teacher_path, variant="paper", T=4.0)
+        run(main_DERRD, **given)
+    args = dataclasses.asdict(settings(main_DERRD, **given))
+    for name, apart in (("DE", ("num_experts", "P", "layer")), ("RRD", ("K", "L", "T", "pool"))):
+        assert seen[name] == {setting: args[setting] for setting in seen[name]}
+        assert seen[name].keys() >= {*apart, "variant", "seed"}
+    both = seen["DE"].keys() | seen["RRD"].keys()
+    own = {name for name in main_DERRD.Settings.__annotations__ if not name.startswith("lmbda_")}
+    around = {"dim", "start", "save_selection", "lr", "reg", "batch_size", "of_record"}
+    assert own - around == both - {"seed"}
 
 
 @pytest.mark.parametrize("script", [*TRAINED, main_SVD, main_no_KD])
@@ -292,15 +304,16 @@ def test_a_number_out_of_range_is_refused_at_once(script):
         wrong = [] if name == "T2" else [-1] if from_zero else [-1, 0]
         wrong += [math.nan, math.inf] if kind is float else []
         for number in map(kind, wrong):
-            with pytest.raises(UserError, match=rf"^--{name} {number} is out of range; use "):
-                script.Settings(**{name: number})
+            for build in (script.Settings, partial(settings, script)):
+                with pytest.raises(UserError, match=rf"^--{name} {number} is out of range; use "):
+                    build(**{name: number})
         for number in (0,) if from_zero else (0, -1) if name == "T2" else ():
             script.Settings(**{name: kind(number)})
 
 
 @pytest.mark.parametrize("selection", ["gumbel", "attention", "one_large", "one_small"])
 def test_every_expert_selection_learns(selection, workdir, teacher_path):
-    main_DE.main(small(main_DE, teacher_path, expert_selection=selection, max_epoch=6))
+    train(main_DE, teacher_path, expert_selection=selection, max_epoch=6)
     distances = [float(row["DE"]) for row in rows(workdir, main_DE)]
     assert distances[-1] < 0.9 * distances[0]
 
@@ -310,7 +323,7 @@ def test_every_expert_selection_learns(selection, workdir, teacher_path):
 
 @pytest.mark.parametrize("script", [main_DE, main_DERRD])
 def test_the_experts_of_the_wanted_epochs_are_kept(script, workdir, teacher_path, split):
-    script.main(small(script, teacher_path, save_selection="0,2,-1", max_epoch=5))
+    train(script, teacher_path, save_selection="0,2,-1", max_epoch=5)
     found = sorted((workdir / "logs").rglob("selection-epoch*.npz"))
     assert [path.name for path in found] == [f"selection-epoch{epoch}.npz" for epoch in (0, 2, 4)]
     for path in found:
@@ -318,8 +331,8 @@ def test_the_experts_of_the_wanted_epochs_are_kept(script, workdir, teacher_path
             assert kept["user"].shape == (split.num_users,)
             assert kept["item"].shape == (split.num_items,)
             assert set(kept["user"]) <= {0, 1, 2}
-    script.main(small(script, teacher_path, save_selection="-1", patience=1, lr=1.0, name="short",
-                      max_epoch=50))  # fmt: skip
+    train(script, teacher_path, save_selection="-1", patience=1, lr=1.0, name="short",
+                      max_epoch=50)  # fmt: skip
     (path,) = workdir.rglob("*-short/*/selection-epoch*.npz")
     epochs = json.loads(read(workdir, script, "summary.json", "-short"))["epochs"]
     assert path.name == f"selection-epoch{epochs - 1}.npz"
@@ -335,23 +348,19 @@ def test_epochs_are_written_with_commas():
 
 
 @pytest.mark.parametrize("script", [*TRAINED, main_SVD])
-def test_the_record_says_which_teacher_it_was(script, workdir, teacher_path, teacher, capsys):
-    script.main(small(script, teacher_path))
-    record = json.loads(read(workdir, script, "config.json"))["teacher"]
+def test_the_record_says_which_teacher_it_was_and_a_finished_run_asks_none(
+    script, workdir, teacher_path, teacher, monkeypatch, capsys
+):
+    train(script, teacher_path)
+    (record,) = json.loads(read(workdir, script, "config.json"))["teachers"]
     assert record["sha256"] == teacher.sha256
     assert record["dim"] == 16
     assert record["metrics"]["test_H@5"] == pytest.approx(teacher.metrics["test_H@5"], abs=1e-6)
     assert teacher.describe() in read(workdir, script, "train.log").decode()
+    monkeypatch.setattr(script, "load_teacher", lambda *_: pytest.fail("not needed"))
     capsys.readouterr()
-    script.main(small(script, teacher_path))
+    train(script, teacher_path)
     assert "holds this run, finished" in capsys.readouterr().out
-
-
-def test_a_finished_run_asks_for_no_teacher(workdir, teacher_path, monkeypatch, capsys):
-    for script in (*TRAINED, main_SVD):
-        script.main(small(script, teacher_path))
-        monkeypatch.setattr(script, "load_teacher", lambda *_: pytest.fail("not needed"))
-        script.main(small(script, teacher_path))
 
 
 # --- the baseline without training ---------------------------------------------------------------
@@ -370,8 +379,8 @@ def test_the_approximation_is_the_truncated_svd_of_the_scores():
 
 
 def test_the_baseline_is_evaluated_without_training(workdir, teacher_path, teacher, split):
-    main_SVD.main(small(main_SVD, teacher_path))
-    student = build_model("BPR", split.num_users, split.num_items, 8, seed=5)
+    train(main_SVD, teacher_path)
+    student = build_model("BPR", split, 8, seed=5)
     best = torch.load(next(workdir.rglob("SVD/*/best.pt")), weights_only=True)
     student.load_state_dict(best["weights"])
     p, q = teacher.model.encode()
@@ -383,17 +392,19 @@ def test_the_baseline_is_evaluated_without_training(workdir, teacher_path, teach
     assert found["test"]["H@5"] == pytest.approx(measured["test_H@5"], abs=1e-6)
     assert found["epochs"] == 1
     assert list(rows(workdir, main_SVD)[0])[:2] == ["epoch", "valid_H@5"]
-    assert dataclasses.asdict(main_SVD.Settings()).keys().isdisjoint({"lr", "reg", "max_epoch"})
+    training = {"lr", "reg", "batch_size", "max_epoch", "patience", "num_layers"}
+    assert named(main_SVD).isdisjoint(training)  # what does nothing is no setting
+    assert json.loads(read(workdir, main_SVD, "config.json"))["settings"].keys() == named(main_SVD)
 
 
 def test_scores_of_any_teacher_have_such_a_baseline(workdir, neumf_path, split):
     with pytest.raises(UserError, match="--model NeuMF: its scores are not inner products"):
-        main_SVD.main(main_SVD.Settings(dataset="synthetic", model="NeuMF"))
+        run(main_SVD, model="NeuMF")
     assert not (workdir / "checkpoints").exists()  # and no teacher was trained for that
-    main_SVD.main(small(main_SVD, neumf_path))
-    args = main_SVD.Settings(dataset="synthetic", teacher=str(neumf_path), dim=8)
+    train(main_SVD, neumf_path)
+    args = settings(main_SVD, teacher=str(neumf_path), dim=8)
     teacher = load_teacher(args, split, torch.device("cpu"))
-    student = build_model("BPR", split.num_users, split.num_items, 8, seed=5)
+    student = build_model("BPR", split, 8, seed=5)
     best = torch.load(next(workdir.rglob("SVD/*/best.pt")), weights_only=True)
     student.load_state_dict(best["weights"])
     users = torch.arange(1000)
@@ -406,23 +417,22 @@ def test_scores_of_any_teacher_have_such_a_baseline(workdir, neumf_path, split):
 # --- every method on every base model ------------------------------------------------------------
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", sorted(set(MODELS) - {"BPR"}))  # whose runs are resumed above
 @pytest.mark.parametrize("script", METHODS)
 def test_every_method_runs_on_every_base_model_and_resumes(
-    script, model, workdir, teacher_path, neumf_path, monkeypatch
+    script, model, workdir, neumf_path, monkeypatch
 ):
     """Two epochs at once, and with a death in between, the student's own options included."""
-    path = {"BPR": teacher_path, "NeuMF": neumf_path}[model]
-    options = {"num_layers": 2} if model == "NeuMF" else {}
+    path, options = {"NeuMF": (neumf_path, {"num_layers": 2})}[model]
     args = small(script, path, model=model, max_epoch=2, **options)
     names = ("metrics.csv", "best.pt")
-    script.main(args)
+    run(script, **args)
     whole = [read(workdir, script, name) for name in names]
     best = torch.load(next(workdir.rglob(f"{method(script)}/*/best.pt")), weights_only=True)
     assert best["options"] == options
     with killed_in(1, monkeypatch):
-        script.main(dataclasses.replace(args, overwrite=True))
-    script.main(dataclasses.replace(args, resume=True))
+        run(script, **args, overwrite=True)
+    run(script, **args, resume=True)
     assert [read(workdir, script, name) for name in names] == whole
     terms = [name for name in named(script) if name.startswith("lmbda_")]
     for row in rows(workdir, script):
@@ -432,20 +442,114 @@ def test_every_method_runs_on_every_base_model_and_resumes(
 @pytest.mark.parametrize("model", MODELS)
 def test_a_teacher_of_another_base_model_gives_its_scores(model, workdir, teacher_path, neumf_path):
     other = {"BPR": neumf_path, "NeuMF": teacher_path}[model]
-    main_RD.main(small(main_RD, other, model=model, max_epoch=1))
-    kept = json.loads(read(workdir, main_RD, "config.json"))["teacher"]["model"]
+    train(main_RD, other, model=model, max_epoch=1)
+    kept = json.loads(read(workdir, main_RD, "config.json"))["teachers"][0]["model"]
     assert {kept, model} == {"BPR", "NeuMF"}
     with pytest.raises(UserError, match="use a teacher of the same base model, or --layer embed"):
-        main_DE.main(small(main_DE, other, model=model))
-    main_DE.main(small(main_DE, other, model=model, layer="embeddings", max_epoch=1))
+        train(main_DE, other, model=model)
+    train(main_DE, other, model=model, layer="embeddings", max_epoch=1)
+
+
+def test_a_students_run_is_the_next_ones_teacher(workdir, teacher_path):
+    train(main_DE, teacher_path, dim=12, max_epoch=2, name="first")
+    folder = "checkpoints/synthetic/BPR-d12/DE-first/seed0"
+    train(main_URRD, folder)
+    config = json.loads(read(workdir, main_URRD, "config.json"))
+    (record,) = config["teachers"]
+    assert record["path"] == f"{folder}/best.pt"
+    assert record["sha256"] == sha256_of(workdir / folder / "best.pt")
+    assert record["dim"] == config["settings"]["teacher_dim"] == 12
+    first = json.loads(read(workdir, main_DE, "summary.json", "-first"))
+    assert record["metrics"]["test_H@5"] == pytest.approx(first["test"]["H@5"], abs=1e-6)
+    log = read(workdir, main_URRD, "train.log").decode()
+    assert "teacher BPR d=12: " in log
+    assert all(float(row["RRD"]) > 0 for row in rows(workdir, main_URRD))
 
 
 def test_the_students_list_is_made_anew_after_some_epochs(workdir, teacher_path):
     runs = []
     for refresh in (1, 2, 3):
         name = f"refresh{refresh}"
-        main_CD.main(small(main_CD, teacher_path, sampling="student", refresh=refresh, name=name))
+        train(main_CD, teacher_path, sampling="student", refresh=refresh, name=name)
         runs.append(read(workdir, main_CD, "metrics.csv", f"-{name}").splitlines())
     assert runs[0][:2] == runs[1][:2] == runs[2][:2]  # epoch 0
     assert runs[0][2] != runs[1][2] == runs[2][2]  # epoch 1
     assert runs[1][3] != runs[2][3]
+
+
+# --- every method on the split by shares ---------------------------------------------------------
+
+BY_SHARES = [f"{part}_{name}" for part in ("valid", "test") for name in FULL_RANKING.metrics]
+
+
+@pytest.fixture(scope="module")
+def shares_path(tmp_path_factory):
+    """The checkpoint of a teacher that was trained on the split by shares."""
+    folder = tmp_path_factory.mktemp("shares")
+    return trained_teacher(folder, split="share", max_epoch=11, reg=0.001)
+
+
+def by_shares(script: ModuleType, shares_path) -> dict:
+    """What is given for a run that is evaluated twice."""
+    if script is main_no_KD:
+        names = "dim", "lr", "reg", "batch_size"
+        return {name: SMALL[name] for name in names} | {"split": "share", "max_epoch": 11}
+    lasting = {"max_epoch": 11} if script in TRAINED else {}
+    return small(script, shares_path, split="share", **lasting)
+
+
+@pytest.mark.parametrize("script", [*TRAINED, main_no_KD])
+def test_every_method_runs_by_shares_and_resumes(script, workdir, shares_path, shares, monkeypatch):
+    """Between two evaluations, too, when only the losses are known."""
+    given = by_shares(script, shares_path)
+    run(script, **given)
+    found = rows(workdir, script)
+    assert [row["epoch"] for row in found] == [str(epoch) for epoch in range(11)]
+    for epoch, row in enumerate(found):
+        assert float(row["train_loss"]) > 0
+        assert {row[name] != "" for name in BY_SHARES} == {epoch in (0, 10)}
+    summary = json.loads(read(workdir, script, "summary.json"))
+    assert summary["split"] == "share0"
+    assert summary["test"]["R@50"] == pytest.approx(
+        float(found[summary["best_epoch"]]["test_R@50"]), abs=1e-6
+    )
+    (path,) = workdir.glob(f"logs/*/*/{method(script)}/share0/ranks.npz")
+    with np.load(path) as kept:
+        for part in ("valid", "test"):
+            held_out = getattr(shares, part)
+            assert np.array_equal(kept[f"{part}_starts"], held_out.starts)
+            assert kept[part].shape == held_out.items.shape
+    names = ("metrics.csv", "best.pt", "ranks.npz")
+    whole = [read(workdir, script, name) for name in names]
+    with killed_in(5, monkeypatch):
+        run(script, **given, overwrite=True)
+    run(script, **given, resume=True)
+    assert "resumed after epoch" in read(workdir, script, "train.log").decode()
+    assert [read(workdir, script, name) for name in names] == whole
+
+
+def test_the_baseline_by_shares(workdir, shares_path, shares):
+    run(main_SVD, **by_shares(main_SVD, shares_path))
+    (row,) = rows(workdir, main_SVD)
+    assert list(row) == ["epoch", *BY_SHARES]
+    student = build_model("BPR", shares, 8, seed=5)
+    best = torch.load(next(workdir.rglob("SVD/*/best.pt")), weights_only=True)
+    student.load_state_dict(best["weights"])
+    for name, value in Evaluator(shares, "cpu").evaluate(student)[0].items():
+        assert float(row[name]) == pytest.approx(value, rel=1e-5)
+
+
+@pytest.mark.parametrize("script", [*TRAINED, main_SVD, main_no_KD])
+def test_the_published_rule_is_refused_by_shares(script, workdir):
+    """Before a teacher is trained for it."""
+    with pytest.raises(
+        UserError, match=r"^--selection 'published_code' is unknown; There are pape"
+    ):
+        run(script, split="share", selection="published_code")
+    assert not (workdir / "logs").exists()
+    assert not (workdir / "checkpoints").exists()
+
+
+def test_a_teacher_of_another_kind_of_split_is_refused(workdir, teacher_path):
+    with pytest.raises(UserError, match=r"its split is seed0, not share0; name another --teacher"):
+        train(main_URRD, teacher_path, split="share")

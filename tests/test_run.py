@@ -10,27 +10,38 @@ import subprocess
 import numpy as np
 import pytest
 import torch
-from conftest import killed_in
+from conftest import killed_in, run, settings
+from torch import nn
 
+import main_DE
 import main_no_KD
-from main_no_KD import Settings, main
+from experiments.teacher import load_teacher
+from main_no_KD import Settings
 from Models import build_model
-from Utils.data_utils import load_split
+from Models.distillers import DE, RRD
+from Models.distillers.distiller import Distiller
 from Utils.dataset import PairSampler
 from Utils.errors import UserError
-from Utils.evaluation import METRICS, Evaluator
+from Utils.evaluation import Evaluator
 from Utils.files import lock_folder, read_checkpoint
 from Utils.run import Run
 from Utils.settings import use_device
+from Utils.sources import load_split
+from Utils.split import FULL_RANKING, LEAVE_ONE_OUT
 
 FOLDER = "synthetic/BPR-d8/no_KD/seed0"
+SMALL = {"dim": 8, "max_epoch": 4, "lr": 0.01, "reg": 0.001, "batch_size": 1024}
+METRICS = LEAVE_ONE_OUT.metrics
+
+
+def train(**changes) -> None:
+    """Train a second or two on the built-in data."""
+    run(main_no_KD, **SMALL | changes)
 
 
 def small(**changes) -> Settings:
-    """A run of a few seconds on the built-in data."""
-    usual = {"dataset": "synthetic", "dim": 8, "max_epoch": 4, "lr": 0.01, "reg": 0.001}
-    usual["batch_size"] = 1024
-    return Settings(**usual | changes)
+    """The settings of that."""
+    return settings(main_no_KD, **SMALL | changes)
 
 
 def read(folder, name: str) -> bytes:
@@ -40,7 +51,7 @@ def read(folder, name: str) -> bytes:
 
 
 def test_a_run_leaves_what_the_readme_says(workdir, capsys):
-    main(small())
+    train()
     config, summary = (json.loads(read(workdir, f"{n}.json")) for n in ("config", "summary"))
     assert config["settings"] == dataclasses.asdict(small())
     split = load_split("synthetic", "seed", 0, "datasets")
@@ -77,17 +88,19 @@ def test_a_run_leaves_what_the_readme_says(workdir, capsys):
     assert log[1] == split.describe()
     assert "on cpu" in log[2]
     assert "epoch    3" in "\n".join(log)
-    assert log == capsys.readouterr().out.splitlines()  # no terminal here: plain lines
+    said, *lines = capsys.readouterr().out.splitlines()  # no terminal here: plain lines
+    assert lines == log
+    assert said.startswith("given: dataset=synthetic dim=8 max_epoch=4 lr=0.01 reg=0.001 batch_s")
     assert not list(workdir.rglob(".*"))  # nothing temporary stays
 
 
 def test_the_kept_weights_are_those_of_the_best_epoch(workdir):
-    main(small())
+    train()
     summary = json.loads(read(workdir, "summary.json"))
     split = load_split("synthetic", "seed", 0, "datasets")
     best = torch.load(workdir / "checkpoints" / FOLDER / "best.pt", weights_only=True)
     assert best["epoch"] == summary["best_epoch"]
-    model = build_model("BPR", split.num_users, split.num_items, 8, seed=1)
+    model = build_model("BPR", split, 8, seed=1)
     model.load_state_dict(best["weights"])
     values, ranks = Evaluator(split, "cpu").evaluate(model)
     for name in METRICS:
@@ -98,16 +111,16 @@ def test_the_kept_weights_are_those_of_the_best_epoch(workdir):
 
 
 def test_equal_commands_give_equal_bytes(workdir):
-    main(small())
+    train()
     first = [read(workdir, name) for name in ("metrics.csv", "best.pt", "ranks.npz")]
     torch.manual_seed(99)  # global state plays no part
     np.random.seed(99)
-    main(small(overwrite=True))
+    train(overwrite=True)
     assert [read(workdir, name) for name in ("metrics.csv", "best.pt", "ranks.npz")] == first
 
 
 def test_the_published_rule_mixes_epochs_and_says_so(workdir):
-    main(small(selection="published_code", max_epoch=20, patience=3, lr=0.1))
+    train(selection="published_code", max_epoch=20, patience=3, lr=0.1)
     summary = json.loads(read(workdir, "summary.json"))
     rows = list(csv.DictReader(read(workdir, "metrics.csv").decode().splitlines()))
     for n, epoch in summary["selected_epochs"].items():
@@ -154,24 +167,27 @@ def test_every_setting_has_a_test():
 @pytest.mark.parametrize("setting", OTHER_VALUES)
 def test_a_setting_that_is_accepted_is_used(workdir, setting):
     base = {"max_epoch": 12, "lr": 0.1} if setting == "patience" else {}
-    main(small(**base))
+    train(**base)
     first = read(workdir, "metrics.csv")
-    main(small(**base | {setting: OTHER_VALUES[setting], "name": "other"}))
+    train(**base | {setting: OTHER_VALUES[setting], "name": "other"})
     (other,) = (workdir / "logs").rglob("no_KD-other/*/metrics.csv")
     assert other.read_bytes() != first
 
 
 def test_data_and_split_are_taken_from_the_settings(workdir, monkeypatch):
     asked = []
-    monkeypatch.setattr(main_no_KD, "load_split", lambda *args: asked.append(args) or 1 / 0)
-    for settings in (small(), Settings(split="published", seed=3, data_dir="elsewhere")):
+    load = "experiments.script.load_split"
+    monkeypatch.setattr(load, lambda *args: asked.append(args) or 1 / 0)
+    elsewhere = {"split": "published", "seed": 3, "data_dir": "elsewhere"}
+    for given in ({}, {"split": "share", "seed": 1}, elsewhere | {"dataset": "CiteULike"}):
         with pytest.raises(ZeroDivisionError):
-            main(settings)
+            train(**given)
     monkeypatch.setenv("RECDISTILL_DATA", "from the environment")
     with pytest.raises(ZeroDivisionError):
-        main(small())
+        train()
     assert asked == [
         ("synthetic", "seed", 0, "datasets"),
+        ("synthetic", "share", 1, "datasets"),
         ("CiteULike", "published", 3, "elsewhere"),
         ("synthetic", "seed", 0, "from the environment"),
     ]
@@ -180,7 +196,7 @@ def test_data_and_split_are_taken_from_the_settings(workdir, monkeypatch):
 def test_the_model_is_taken_from_the_settings(workdir):
     for num_layers in (1, 2):
         name = f"{num_layers}-layers"
-        main(small(model="NeuMF", num_layers=num_layers, max_epoch=1, name=name))
+        train(model="NeuMF", num_layers=num_layers, max_epoch=1, name=name)
         (path,) = workdir.rglob(f"checkpoints/synthetic/NeuMF-d8/no_KD-{name}/seed0/best.pt")
         best = torch.load(path, weights_only=True)
         assert best["model"] == "NeuMF"
@@ -218,7 +234,7 @@ def test_device_and_threads_are_set(monkeypatch):
 )
 def test_a_setting_out_of_range_is_refused_before_anything_is_written(workdir, setting, value):
     with pytest.raises(UserError, match=rf"--{setting} .*{value}"):
-        main(small(**{setting: value}))
+        train(**{setting: value})
     assert not (workdir / "logs").exists()
     assert not (workdir / "checkpoints").exists()
 
@@ -229,45 +245,45 @@ def test_a_setting_out_of_range_is_refused_before_anything_is_written(workdir, s
 def run_until(epoch: int, monkeypatch, **changes) -> None:
     """Run, and die while epoch ``epoch`` is being trained."""
     with killed_in(epoch, monkeypatch):
-        main(small(**changes))
+        train(**changes)
 
 
 def test_a_finished_run_is_left_alone(workdir, capsys):
-    main(small())
+    train()
     before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.is_file()}
     capsys.readouterr()
-    for again in (small(), small(resume=True)):
-        main(again)
+    for again in ({}, {"resume": True}):
+        train(**again)
         assert "holds this run, finished: test H@5" in capsys.readouterr().out
         assert {path: path.stat().st_mtime_ns for path in before} == before
-    main(small(overwrite=True))
+    train(overwrite=True)
     assert read(workdir, "train.log").decode().count("main_no_KD.py:") == 1
     assert {path: path.stat().st_mtime_ns for path in before} != before
 
 
 def test_an_unfinished_run_is_not_lost_by_accident(workdir, monkeypatch):
-    main(small())
+    train()
     whole = read(workdir, "metrics.csv"), read(workdir, "best.pt")
     run_until(2, monkeypatch, overwrite=True)
     with pytest.raises(UserError, match="unfinished run; --resume goes on, --overwrite starts"):
-        main(small())
+        train()
     with pytest.raises(UserError, match="use one of them"):
-        main(small(resume=True, overwrite=True))
-    main(small(resume=True))
+        train(resume=True, overwrite=True)
+    train(resume=True)
     assert (read(workdir, "metrics.csv"), read(workdir, "best.pt")) == whole
     assert "resumed after epoch" in read(workdir, "train.log").decode()
 
 
 @pytest.mark.parametrize("epoch", [0, 1, 3])
 def test_a_resumed_run_equals_one_that_was_never_stopped(workdir, monkeypatch, epoch):
-    main(small())
+    train()
     names = ("metrics.csv", "best.pt", "ranks.npz")
     whole = [read(workdir, name) for name in names]
     last = torch.load(workdir / "checkpoints" / FOLDER / "last.pt", weights_only=True)
     shutil.rmtree(workdir / "logs")
     shutil.rmtree(workdir / "checkpoints")
     run_until(epoch, monkeypatch)
-    main(small(resume=True))
+    train(resume=True)
     assert [read(workdir, name) for name in names] == whole
     resumed = torch.load(workdir / "checkpoints" / FOLDER / "last.pt", weights_only=True)
     for key in ("modules", "optimizer", "history"):
@@ -275,46 +291,46 @@ def test_a_resumed_run_equals_one_that_was_never_stopped(workdir, monkeypatch, e
 
 
 def test_other_settings_need_a_name_or_overwrite(workdir, monkeypatch):
-    main(small())
+    train()
     with pytest.raises(UserError, match=r"holds a run with lr 0\.01 \(now 0\.02\); use --name"):
-        main(small(lr=0.02))
-    main(small(lr=0.02, name="fast"))
+        train(lr=0.02)
+    train(lr=0.02, name="fast")
     assert (workdir / "logs/synthetic/BPR-d8/no_KD-fast/seed0/summary.json").exists()
     run_until(2, monkeypatch, overwrite=True)
     with pytest.raises(UserError, match="holds a run with"):
-        main(small(lr=0.02, resume=True))
+        train(lr=0.02, resume=True)
 
 
 def test_a_finished_run_is_not_taken_for_one_on_other_data(workdir, split, monkeypatch):
-    main(small())
+    train()
     changed = dataclasses.replace(split, valid=split.test, test=split.valid)
-    monkeypatch.setattr(main_no_KD, "load_split", lambda *_: changed)
-    for again in (small(), small(resume=True)):
+    monkeypatch.setattr("experiments.script.load_split", lambda *_: changed)
+    for again in ({}, {"resume": True}):
         with pytest.raises(UserError, match=r"holds a run on other data .*--name NAME .*--overwri"):
-            main(again)
+            train(**again)
 
 
 def test_a_finished_run_goes_on_with_more_epochs(workdir):
-    main(small(max_epoch=6))
+    train(max_epoch=6)
     names = ("metrics.csv", "best.pt", "ranks.npz")
     whole = [read(workdir, name) for name in names]
-    main(small(max_epoch=3, overwrite=True))
+    train(max_epoch=3, overwrite=True)
     with pytest.raises(UserError, match=r"max_epoch 3 \(now 6\); --resume goes on with it, or use"):
-        main(small(max_epoch=6))
-    main(small(max_epoch=6, resume=True))
+        train(max_epoch=6)
+    train(max_epoch=6, resume=True)
     assert [read(workdir, name) for name in names] == whole
     assert json.loads(read(workdir, "summary.json"))["epochs"] == 6
     assert json.loads(read(workdir, "config.json"))["settings"]["max_epoch"] == 6
     with pytest.raises(UserError, match=r"max_epoch 6 \(now 4\); use --name"):
-        main(small(max_epoch=4, resume=True))
+        train(max_epoch=4, resume=True)
     shutil.rmtree(workdir / "checkpoints")
     with pytest.raises(UserError, match=r"holds a shorter run, but .* --overwrite starts again"):
-        main(small(max_epoch=9, resume=True))
+        train(max_epoch=9, resume=True)
     assert json.loads(read(workdir, "summary.json"))["epochs"] == 6
 
 
 def test_logs_that_are_removed_during_a_run_stop_it_and_are_written_anew(workdir, monkeypatch):
-    main(small())
+    train()
     names = ("metrics.csv", "best.pt", "ranks.npz")
     whole = [read(workdir, name) for name in names]
     shutil.rmtree(workdir / "logs")
@@ -330,12 +346,12 @@ def test_logs_that_are_removed_during_a_run_stop_it_and_are_written_anew(workdir
     with monkeypatch.context() as patch:
         patch.setattr(PairSampler, "epoch", removing)
         with pytest.raises(UserError, match=r"train\.log: was removed or replaced while the run"):
-            main(small())
+            train()
     assert not (workdir / "logs").exists()
-    main(small(resume=True))
+    train(resume=True)
     assert [read(workdir, name) for name in names] == whole
     shutil.rmtree(workdir / "logs")  # after its end: all is there but its logs
-    main(small(resume=True))
+    train(resume=True)
     assert [read(workdir, name) for name in names] == whole
     assert json.loads(read(workdir, "summary.json"))["epochs"] == 4
 
@@ -347,7 +363,7 @@ def test_ranks_of_a_large_catalogue_stay_what_they_are(workdir, monkeypatch):
         return {part: ranks + 40_000 for part, ranks in found(evaluator, model).items()}
 
     monkeypatch.setattr(Evaluator, "ranks", large)
-    main(small(max_epoch=1))
+    train(max_epoch=1)
     with np.load(workdir / "logs" / FOLDER / "ranks.npz") as kept:
         assert kept["test"].dtype == np.int32
         assert kept["test"].min() > 40_000
@@ -364,7 +380,7 @@ def test_moments_that_do_not_fit_are_refused(workdir, monkeypatch, part):
     torch.save(last, path)
     words = rf"last\.pt: its moments do not fit, 0\.{part} is 999 x 8 float32, not 1000 x 8 float32"
     with pytest.raises(UserError, match=words):
-        main(small(resume=True))
+        train(resume=True)
 
 
 def test_what_killed_processes_had_begun_to_write_is_cleared_and_nothing_else(workdir):
@@ -376,7 +392,7 @@ def test_what_killed_processes_had_begun_to_write_is_cleared_and_nothing_else(wo
     foreign = folder / ".notes.tmp"
     for path in (stale, alive, foreign):
         path.write_bytes(b"half")
-    main(small(max_epoch=1))
+    train(max_epoch=1)
     assert not stale.exists()
     assert alive.exists()
     assert foreign.exists()
@@ -384,9 +400,9 @@ def test_what_killed_processes_had_begun_to_write_is_cleared_and_nothing_else(wo
 
 def test_a_seed_on_the_published_split_has_a_folder_of_its_own(workdir, split, monkeypatch):
     published = dataclasses.replace(split, name="published")
-    monkeypatch.setattr(main_no_KD, "load_split", lambda *_: published)
-    main(small(split="published"))
-    main(small(split="published", seed=2))
+    monkeypatch.setattr("experiments.script.load_split", lambda *_: published)
+    train(split="published")
+    train(split="published", seed=2)
     folders = sorted(path.parent.name for path in (workdir / "logs").rglob("summary.json"))
     assert folders == ["published", "published-seed2"]
 
@@ -398,9 +414,9 @@ def test_two_runs_never_share_a_folder(workdir):
         lock_folder(folder),
         pytest.raises(UserError, match="another process writes here; wait for it or use --name"),
     ):
-        main(small())
-    main(small())  # and the folder is free again afterwards
-    main(small(overwrite=True))
+        train()
+    train()  # and the folder is free again afterwards
+    train(overwrite=True)
 
 
 @pytest.mark.parametrize("keep", [0, 100, 0.5, 0.99])
@@ -412,7 +428,7 @@ def test_a_checkpoint_cut_short_is_refused(workdir, monkeypatch, keep):
     with pytest.raises(
         UserError, match=r"last\.pt: cut short, damaged or no checkpoint; .*--overwrite"
     ):
-        main(small(resume=True))
+        train(resume=True)
 
 
 @pytest.mark.parametrize(
@@ -427,15 +443,15 @@ def test_a_checkpoint_of_another_size_or_data_set_is_refused(workdir, monkeypatc
     }
     shutil.copy(other, workdir / "checkpoints" / FOLDER / "last.pt")
     with pytest.raises(UserError, match=words):
-        main(small(resume=True))
+        train(resume=True)
 
 
 def test_a_checkpoint_of_other_data_under_the_same_name_is_refused(workdir, monkeypatch, split):
     run_until(2, monkeypatch)
     changed = dataclasses.replace(split, valid=split.test, test=split.valid)
-    monkeypatch.setattr(main_no_KD, "load_split", lambda *_: changed)
+    monkeypatch.setattr("experiments.script.load_split", lambda *_: changed)
     with pytest.raises(UserError, match=r"its split_sha256 is .*, not "):
-        main(small(resume=True))
+        train(resume=True)
 
 
 def test_a_foreign_checkpoint_is_refused(workdir):
@@ -453,63 +469,190 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_best(workdir, mon
     def exploding(*arguments):
         model = build(*arguments)
         loss, calls = model.loss, iter(range(10**6))
-        model.loss = lambda *batch: loss(*batch) * (float("nan") if next(calls) == 40 else 1)
+        model.loss = lambda batch: loss(batch) * (float("nan") if next(calls) == 40 else 1)
         return model
 
     monkeypatch.setattr(main_no_KD, "new_model", exploding)
     with pytest.raises(
         UserError, match=r"epoch 1, batch 13: train_loss is nan; .*--lr \(now 0\.01"
     ):
-        main(small())
+        train()
     best = torch.load(workdir / "checkpoints" / FOLDER / "best.pt", weights_only=True)
     assert best["epoch"] == 0
     assert best["weights"]["user.weight"].isfinite().all()
 
 
-def train(run: Run, model, sampler: PairSampler, distil) -> None:
-    """Train with ``distil(base, batch)`` as the distillation term, weighted by one half."""
+class Echo(Distiller):
+    """A network that makes the user's representation the item's, or fails."""
+
+    def __init__(self, student, divisor: int = 1, **draws) -> None:
+        super().__init__(**draws)
+        self.student, self.divisor, self.begun = student.representations, divisor, []
+        self.linear = nn.Linear(8, 8)
+
+    def begin_epoch(self, epoch):
+        self.begun.append((epoch, self.training))
+
+    def loss(self, batch):
+        hidden = self.student(batch.users, batch.positives)
+        return (self.linear(hidden["user"]) - hidden["item"]).square().sum() / self.divisor
+
+
+def distil(run: Run, distiller: Distiller) -> None:
+    """Train with one half of the distillation term."""
+    sampler = PairSampler(run.split, 1024, 0, "cpu")
     with run:
         for epoch in run.epochs():
             for batch in sampler.epoch(epoch):
-                base = model.loss(*batch)
-                kd = distil(base, batch)
+                base, kd = run.model.loss(batch), distiller.loss(batch)
                 run.step(base + 0.5 * kd, base=base, DE=kd)
-            run.evaluate()
 
 
 def test_the_part_that_is_not_finite_is_named(workdir, split):
-    model = build_model("BPR", split.num_users, split.num_items, 8, seed=0)
-    run = Run("DE", small(), split, model)
+    model = build_model("BPR", split, 8, seed=0)
+    echo = Echo(model, divisor=0)
     with pytest.raises(UserError, match="epoch 0, batch 0: train_loss is inf and DE is inf; try"):
-        train(run, model, PairSampler(split, 1024, 0, "cpu"), lambda base, _: base / 0)
+        distil(Run(small(), split, model, echo), echo)
 
 
 def test_parts_of_the_loss_become_columns_and_distillers_are_trained(workdir, split):
-    model = build_model("BPR", split.num_users, split.num_items, 8, seed=0)
-    distiller = torch.nn.Linear(8, 8)
-    before = distiller.weight.clone()
-
-    def distil(_, batch):
-        hidden = model.representations(batch[0], batch[1])
-        return (distiller(hidden["user"]) - hidden["item"]).square().sum()
-
-    run = Run("DE", small(max_epoch=2), split, model, distiller)
-    train(run, model, PairSampler(split, 1024, 0, "cpu"), distil)
-    rows = list(csv.DictReader((run.logs / "metrics.csv").read_text().splitlines()))
+    model = build_model("BPR", split, 8, seed=0)
+    echo = Echo(model)
+    before = echo.linear.weight.clone()
+    run = Run(small(max_epoch=2), split, model, echo)
+    distil(run, echo)
+    rows = list(csv.DictReader(run.folder.curves.read_text().splitlines()))
     for row in rows:
         total = float(row["base"]) + 0.5 * float(row["DE"])
         assert float(row["train_loss"]) == pytest.approx(total, rel=1e-4)
-    assert not torch.equal(distiller.weight, before)
-    best = torch.load(run.checkpoints / "best.pt", weights_only=True)
+    assert not torch.equal(echo.linear.weight, before)
+    assert echo.begun == [(0, True), (1, True)]  # by the run itself, after an evaluation as well
+    best = torch.load(run.folder.best, weights_only=True)
     assert best["weights"].keys() == model.state_dict().keys()  # the student alone is kept
+
+
+# --- several distillers, several teachers --------------------------------------------------------
+
+EXPERTS = {"num_experts": 3, "tau_0": 1.0, "tau_P": 0.1, "P": 10}
+
+
+def test_two_distillers_that_would_draw_the_same_are_refused(workdir, split, student, teacher):
+    two = [DE(student, teacher, **EXPERTS) for _ in range(2)]
+    with pytest.raises(ValueError, match=r"two DE distillers with the name '': name each, name="):
+        Run(small(), split, student, *two)
+    rrd = RRD(student, teacher, K=5, L=5, T=1.0)
+    Run(small(), split, student, two[0], rrd)  # these are not alike
+    assert not (workdir / "logs").exists()
+
+
+def test_two_distillers_with_names_draw_apart(workdir, split, student, teacher):
+    one, same, other = (DE(student, teacher, **EXPERTS, name=name) for name in ("a", "a", "b"))
+    Run(small(), split, student, one, other)
+    weights, again, others = (list(de.parameters()) for de in (one, same, other))
+    assert all(torch.equal(w, o) for w, o in zip(weights, again, strict=True))
+    random = [(w, o) for w, o in zip(weights, others, strict=True) if w.count_nonzero()]
+    assert random
+    assert not any(torch.equal(w, o) for w, o in random)
+    for de in (one, same, other):
+        de.begin_epoch(3)
+    noise, again, others = (
+        torch.rand(50, generator=de.noise).tolist() for de in (one, same, other)
+    )
+    assert noise == again != others
+
+
+def test_two_teachers_are_recorded(workdir, split, teacher, neumf_path):
+    args = settings(main_DE, teacher=str(neumf_path), dim=8)
+    neumf = load_teacher(args, split, torch.device("cpu"))
+    model = build_model("BPR", split, 8, seed=0)
+    run = Run(small(max_epoch=1), split, model, Echo(model), teachers=[teacher, neumf])
+    distil(run, run.modules[1])
+    config = json.loads(run.folder.config.read_text())
+    assert [of["model"] for of in config["teachers"]] == ["BPR", "NeuMF"]
+    assert [of["sha256"] for of in config["teachers"]] == [teacher.sha256, neumf.sha256]
+    assert "teacher" not in config
+    log = run.folder.log.read_text()
+    assert teacher.describe() in log
+    assert neumf.describe() in log
+    best = torch.load(run.folder.best, weights_only=True)
+    assert best["teacher_sha256"] == f"{teacher.sha256}+{neumf.sha256}"
+    again = Run(small(max_epoch=2, resume=True), split, model, Echo(model), teachers=[teacher])
+    with pytest.raises(UserError, match=r"its teacher_sha256 is \w+\+\w+\.*, not \w+; use"), again:
+        pass
+
+
+# --- arrays that a method keeps ------------------------------------------------------------------
+
+
+def test_arrays_are_kept_of_the_wanted_epochs_and_refused_at_once(workdir, split):
+    model = build_model("BPR", split, 8, seed=0)
+    echo = Echo(model)
+    calls = []
+
+    def first_users() -> dict[str, np.ndarray]:
+        calls.append(len(echo.begun))
+        return {"user": model.user.weight[:3].detach().numpy().copy()}
+
+    run = Run(small(max_epoch=3), split, model, echo)
+    run.keep([1, -1], users=first_users)
+    run.keep([], never=lambda: pytest.fail("nothing is to be kept"))
+    assert calls == [0]
+    distil(run, echo)
+    assert calls == [0, 2, 3]
+    assert sorted(path.name for path in workdir.rglob("*.npz")) == [
+        *("ranks.npz", "users-epoch1.npz", "users-epoch2.npz")
+    ]
+    with np.load(run.folder.kept("users", 2)) as kept:
+        assert np.array_equal(kept["user"], model.user.weight[:3].detach().numpy())
+
+
+# --- by shares -----------------------------------------------------------------------------------
+
+
+def test_a_run_by_shares_is_evaluated_now_and_then(workdir, shares):
+    train(split="share", max_epoch=12)
+    folder = workdir / "logs/synthetic/BPR-d8/no_KD/share0"
+    head, *lines = (folder / "metrics.csv").read_text().splitlines()
+    names = [f"{part}_{name}" for part in ("valid", "test") for name in FULL_RANKING.metrics]
+    assert head.split(",") == ["epoch", "train_loss", *names]
+    assert [line.split(",")[0] for line in lines] == [str(epoch) for epoch in range(12)]
+    for epoch, line in enumerate(lines):
+        _, loss, *values = line.split(",")
+        assert float(loss) > 0
+        assert [value != "" for value in values] == [epoch in (0, 10)] * len(names)
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["valid"].keys() == summary["test"].keys() == set(FULL_RANKING.metrics)
+    assert summary["selected_epochs"] == {"10": 10, "50": 10}
+    assert summary["best_epoch"] == 10
+    assert summary["epochs"] == 12
+    model = build_model("BPR", shares, 8, seed=0)
+    best = torch.load(next(workdir.rglob("best.pt")), weights_only=True)
+    model.load_state_dict(best["weights"])
+    values, ranks = Evaluator(shares, "cpu").evaluate(model)
+    for name in FULL_RANKING.metrics:
+        assert summary["test"][name] == pytest.approx(values[f"test_{name}"], abs=1e-6)
+    with np.load(folder / "ranks.npz") as kept:
+        for part in ("valid", "test"):
+            assert np.array_equal(kept[part], ranks[part].numpy())
+            assert np.array_equal(kept[f"{part}_starts"], getattr(shares, part).starts)
+
+
+def test_patience_by_shares_is_of_evaluations(workdir):
+    train(split="share", max_epoch=100, patience=1, lr=1.0)
+    summary = json.loads(next(workdir.rglob("summary.json")).read_text())
+    assert summary["epochs"] == summary["best_epoch"] + 11
+    assert summary["epochs"] < 100
+
+
+# --- a fact of the data --------------------------------------------------------------------------
 
 
 def test_a_larger_model_is_better_by_more_than_the_noise(workdir):
     """On the built-in data, so that what a student has to gain there is real."""
     found = {}
-    for dim, max_epoch in ((20, 160), (200, 80)):
+    for dim, max_epoch in ((20, 40), (200, 20)):
         for seed in range(3):
-            main(small(dim=dim, seed=seed, max_epoch=max_epoch, lr=0.001))
+            train(dim=dim, seed=seed, max_epoch=max_epoch, lr=0.004)
             folder = workdir / f"logs/synthetic/BPR-d{dim}/no_KD/seed{seed}"
             found[dim, seed] = json.loads((folder / "summary.json").read_text())["test"]["H@5"]
     sizes = [np.array([found[dim, seed] for seed in range(3)]) for dim in (20, 200)]

@@ -2,21 +2,29 @@
 
 import ast
 import importlib
-import os
-import random
 import resource
 import signal
-import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import ROOT, SCRIPT_NAMES, assert_refused, run_script, start_script
+from conftest import (
+    ROOT,
+    SCRIPT_NAMES,
+    assert_refused,
+    killed_in,
+    run,
+    run_script,
+    start_script,
+)
 
+import main_no_KD
+from experiments.script import launch
 from Utils import settings
 
 SMALL = ("--dataset", "synthetic", "--dim", "8", "--threads", "1")
@@ -24,9 +32,32 @@ SMALL = ("--dataset", "synthetic", "--dim", "8", "--threads", "1")
 pytestmark = pytest.mark.usefixtures("workdir")
 
 
+@pytest.fixture
+def call(monkeypatch, capsys) -> Callable[..., SimpleNamespace]:
+    """Return what starts a script with flags in this process, where another one adds nothing."""
+
+    def call(script: str, *flags: str) -> SimpleNamespace:
+        module = importlib.import_module(Path(script).stem)
+        handler, status = signal.getsignal(signal.SIGINT), 0
+        capsys.readouterr()
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", [script, *flags])
+            try:
+                launch(module.main, module.Settings, module.__doc__)
+            except SystemExit as end:
+                status = end.code
+            finally:
+                signal.signal(signal.SIGINT, handler)
+        out, err = capsys.readouterr()
+        return SimpleNamespace(returncode=status, stdout=out, stderr=err)
+
+    return call
+
+
 @pytest.mark.parametrize("script", SCRIPT_NAMES)
-def test_help_shows_every_setting_with_its_default_and_meaning(script, workdir):
-    result = run_script(script, "--help", cwd=workdir, env=os.environ | {"COLUMNS": "200"})
+def test_help_shows_every_setting_with_its_default_and_meaning(script, call, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    result = call(script, "--help")
     kind = importlib.import_module(Path(script).stem).Settings
     assert result.returncode == 0
     for field in fields(kind):
@@ -37,9 +68,10 @@ def test_help_shows_every_setting_with_its_default_and_meaning(script, workdir):
 
 @pytest.mark.parametrize("script", SCRIPT_NAMES)
 def test_a_script_is_short_and_every_setting_is_explained(script):
+    """On its line, or on the one above."""
     text = (ROOT / script).read_text()
     lines = text.splitlines()
-    assert len(lines) < 150
+    assert len(lines) < 110
     block = next(
         node
         for node in ast.parse(text).body
@@ -48,13 +80,25 @@ def test_a_script_is_short_and_every_setting_is_explained(script):
     for field in block.body[1:]:
         if "ClassVar" in ast.unparse(field):  # not a setting
             continue
-        assert lines[field.lineno - 2].strip().startswith("# "), lines[field.lineno - 1]
+        line, above = lines[field.lineno - 1], lines[field.lineno - 2]
+        assert "  # " in line or above.strip().startswith("# "), line
+
+
+@pytest.mark.parametrize("script", SCRIPT_NAMES)
+def test_a_script_imports_first_what_takes_care_of_ctrl_c(script):
+    """And nothing that takes long before it."""
+    nodes = ast.parse((ROOT / script).read_text()).body
+    names = [node.module for node in nodes if isinstance(node, ast.ImportFrom)]
+    names += [each.name for node in nodes if isinstance(node, ast.Import) for each in node.names]
+    own = [name for name in names if name.partition(".")[0] not in sys.stdlib_module_names]
+    assert own[0] == "experiments.script"
+    assert {name.partition(".")[0] for name in own} <= {"experiments", "Models", "Utils"}
 
 
 @pytest.mark.parametrize("script", SCRIPT_NAMES)
 def test_a_run_from_the_shell_works(script, workdir, teacher_path):
     names = {field.name for field in fields(importlib.import_module(Path(script).stem).Settings)}
-    flags = {"max_epoch": 2, "teacher": teacher_path, "num_experts": 3}
+    flags = {"max_epoch": 1, "teacher": teacher_path, "num_experts": 3}
     chosen = [f"--{name}={value}" for name, value in flags.items() if name in names]
     result = run_script(script, *SMALL, *chosen, cwd=workdir)
     assert result.returncode == 0, result.stderr
@@ -67,14 +111,15 @@ def test_a_run_from_the_shell_works(script, workdir, teacher_path):
     ("flags", "word"),
     [
         (["--dimension", "20"], "dimension"),
-        (["--model", "NeuFM"], "--model 'NeuFM' is unknown; did you mean NeuMF?"),
-        (["--dataset", "citeulike"], "citeulike"),
+        (["--model", "NeuFM"], "--model 'NeuFM' is unknown; did you mean NeuMF? There are BPR; "),
+        (["--dataset", "citeulike"], "--dataset 'citeulike' is unknown; did you mean CiteULike? "),
+        (["--dataset", "MovieLens"], "--dataset 'MovieLens' is unknown; There are CiteULike; Fo"),
         (["--dim", "many"], "many"),
         (["--selection", "best"], "best"),
     ],
 )
-def test_an_unknown_flag_or_choice_is_refused(workdir, flags, word):
-    result = run_script("main_no_KD.py", *flags, cwd=workdir)
+def test_an_unknown_flag_or_choice_is_refused(workdir, call, flags, word):
+    result = call("main_no_KD.py", *flags)
     assert result.returncode == 2
     assert "Traceback" not in result.stderr
     assert word in result.stderr
@@ -102,41 +147,37 @@ def test_an_error_of_the_user_is_one_line(workdir):
         (["--lr", "1e38"], ["epoch ", "batch ", "train_loss is ", "smaller --lr"]),
     ],
 )
-def test_a_setting_that_cannot_work_is_one_line(workdir, flags, words):
-    assert_refused(run_script("main_no_KD.py", *SMALL, *flags, cwd=workdir), *words)
+def test_a_setting_that_cannot_work_is_one_line(call, flags, words):
+    assert_refused(call("main_no_KD.py", *SMALL, *flags), *words)
 
 
-def test_a_checkpoint_cut_short_is_one_line(workdir):
-    process = start_script("main_no_KD.py", *SMALL, cwd=workdir)
-    _wait_for_epochs(workdir, 3)
-    process.kill()
-    process.communicate()
+def test_a_checkpoint_cut_short_is_one_line(workdir, call, monkeypatch):
+    with killed_in(2, monkeypatch):
+        run(main_no_KD, dim=8)
     (path,) = (workdir / "checkpoints").rglob("last.pt")
     path.write_bytes(path.read_bytes()[:1000])
-    result = run_script("main_no_KD.py", *SMALL, "--resume", cwd=workdir)
+    result = call("main_no_KD.py", *SMALL, "--resume")
     assert_refused(result, "last.pt: cut short", "--overwrite to start again")
 
 
-def test_the_environment_names_the_data_folder_and_a_flag_overrides_it(workdir):
-    environment = os.environ | {"RECDISTILL_DATA": "elsewhere"}
-    flags = ("--split", "published")
-    result = run_script("main_no_KD.py", *flags, cwd=workdir, env=environment)
+def test_the_environment_names_the_data_folder_and_a_flag_overrides_it(call, monkeypatch):
+    monkeypatch.setenv("RECDISTILL_DATA", "elsewhere")
+    result = call("main_no_KD.py", "--split", "published")
     assert_refused(result, "elsewhere/CiteULike/published_split0.npz: no such file; put")
-    flags += ("--data_dir", "here")
-    result = run_script("main_no_KD.py", *flags, cwd=workdir, env=environment)
+    result = call("main_no_KD.py", "--split", "published", "--data_dir", "here")
     assert_refused(result, "here/CiteULike/published_split0.npz")
 
 
-def test_an_output_folder_that_cannot_be_made_is_one_line(workdir):
+def test_an_output_folder_that_cannot_be_made_is_one_line(workdir, call):
     (workdir / "logs").write_text("a file where the folder should be")
-    result = run_script("main_no_KD.py", *SMALL, cwd=workdir)
+    result = call("main_no_KD.py", *SMALL)
     assert_refused(result, "logs/synthetic", "cannot write", "choose another folder")
 
 
 @pytest.mark.skipif(not Path("/sys").is_dir(), reason="no file system that refuses everybody")
-def test_a_read_only_output_folder_is_one_line(workdir):
+def test_a_read_only_output_folder_is_one_line(workdir, call):
     (workdir / "logs").symlink_to("/sys")  # read-only even for the superuser
-    result = run_script("main_no_KD.py", *SMALL, cwd=workdir)
+    result = call("main_no_KD.py", *SMALL)
     assert_refused(result, "logs/synthetic", "cannot write", "choose another folder")
     assert not (workdir / "checkpoints").exists()
 
@@ -148,17 +189,17 @@ def test_a_full_disk_is_one_line_and_what_was_written_stays_whole(workdir, room)
     def limit():
         resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
 
-    assert run_script("main_no_KD.py", *SMALL, "--max_epoch", "1", cwd=workdir).returncode == 0
-    flags = (*SMALL, "--name", "full", "--max_epoch", "50")
+    run(main_no_KD, dim=8, max_epoch=1)  # so that the split is there
+    flags = (*SMALL, "--name", "full", "--max_epoch", "3")
     result = run_script("main_no_KD.py", *flags, cwd=workdir, preexec_fn=limit)
     assert_refused(result, "cannot write", "make room")
     assert not list(workdir.rglob(".*.tmp"))
-    result = run_script("main_no_KD.py", *flags, "--overwrite", cwd=workdir)
-    assert result.returncode == 0, result.stderr
+    run(main_no_KD, dim=8, max_epoch=3, name="full", overwrite=True)
+    assert (workdir / "logs/synthetic/BPR-d8/no_KD-full/seed0/summary.json").exists()
 
 
 def _wait_for_epochs(workdir: Path, count: int) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         found = list((workdir / "logs").rglob("metrics.csv"))
         if found and found[0].read_text().count("\n") > count:
@@ -167,12 +208,12 @@ def _wait_for_epochs(workdir: Path, count: int) -> None:
     pytest.fail("the run did not start")
 
 
-def test_ctrl_c_keeps_the_last_whole_epoch_and_says_how_to_go_on(workdir):
+def test_ctrl_c_keeps_the_last_whole_epoch_and_says_how_to_go_on(workdir, monkeypatch, capsys):
     flags = (*SMALL, "--max_epoch", "400", "--patience", "400")
     process = start_script("main_no_KD.py", *flags, "--overwrite", cwd=workdir)
     _wait_for_epochs(workdir, 3)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == 2
     assert "Traceback" not in err
     last = err.strip().splitlines()[-1]
@@ -181,28 +222,54 @@ def test_ctrl_c_keeps_the_last_whole_epoch_and_says_how_to_go_on(workdir):
     epoch = int(last.split("epochs up to ")[1].split()[0])
     (metrics,) = (workdir / "logs").rglob("metrics.csv")
     assert metrics.read_text().splitlines()[-1].startswith(f"{epoch},")
-    process = start_script("main_no_KD.py", *flags, "--resume", cwd=workdir)
-    _wait_for_epochs(workdir, epoch + 2)
-    process.kill()
-    assert f"resumed after epoch {epoch}\n" in process.communicate()[0]
+    with killed_in(epoch + 2, monkeypatch):
+        run(main_no_KD, dim=8, max_epoch=400, patience=400, resume=True)
+    assert f"resumed after epoch {epoch}\n" in capsys.readouterr().out
+    assert metrics.read_text().splitlines()[-1].startswith(f"{epoch + 1},")
 
 
-def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(workdir):
-    """SIGKILL, again and again, leaves nothing that a resumed run does not put right."""
+KILLED = """
+import os, random, signal, sys, threading
+sys.path.insert(0, {root!r})
+import main_no_KD, Utils.run
+from experiments.script import launch
+
+def kill():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def end_epoch(run, epoch, end=Utils.run.Run._end_epoch):
+    end(run, epoch)
+    if epoch == {epoch}:
+        threading.Timer(random.random() / 10, kill).start()
+    if epoch == {epoch} + 8:
+        kill()
+
+Utils.run.Run._end_epoch = end_epoch
+Utils.run.CHECKPOINT_SHARE = 1e9  # last.pt is written after each epoch
+launch(main_no_KD.main, main_no_KD.Settings, "")
+"""
+
+
+def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(workdir, monkeypatch):
+    """SIGKILL, again and again, leaves nothing that a resumed run does not put right.
+
+    Whoever is killed sets the clock of it, so that the moment is one of the run on any machine.
+    """
     whole, killed = workdir / "whole", workdir / "killed"
+    given = {"dim": 8, "threads": 1, "max_epoch": 36, "patience": 36}
+    flags = [f"--{name}={value}" for name, value in given.items()]
     whole.mkdir()
+    monkeypatch.chdir(whole)
+    run(main_no_KD, **given)
     killed.mkdir()
-    flags = (*SMALL, "--dim", "64", "--max_epoch", "160", "--patience", "160")
-    assert run_script("main_no_KD.py", *flags, cwd=whole).returncode == 0
-    for attempt in range(5):
-        process = start_script("main_no_KD.py", *flags, "--resume", cwd=killed)
-        _wait_for_epochs(killed, 10 * attempt)
-        time.sleep(random.random() / 2)
-        process.kill()
-        process.communicate()
-    assert not list(killed.rglob("summary.json")), "the run ended before it was killed"
-    result = run_script("main_no_KD.py", *flags, "--resume", cwd=killed)
-    assert result.returncode == 0, result.stderr
+    for epoch in (0, 12, 24):
+        (killed / "killed.py").write_text(KILLED.format(root=str(ROOT), epoch=epoch))
+        path = str(killed / "killed.py")
+        result = run_script(path, "--dataset=synthetic", *flags, "--resume", cwd=killed)
+        assert result.returncode == -signal.SIGKILL, result.stderr
+    assert not list(killed.rglob("summary.json"))
+    monkeypatch.chdir(killed)
+    run(main_no_KD, **given, resume=True)
     for name in ("metrics.csv", "best.pt", "ranks.npz"):
         (expected,), (found,) = whole.rglob(name), killed.rglob(name)
         assert found.read_bytes() == expected.read_bytes(), name
@@ -217,19 +284,19 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(workdir):
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 @pytest.mark.parametrize("name", ["train.log", "metrics.csv"])
-def test_a_log_that_takes_no_more_is_one_line(workdir, name):
+def test_a_log_that_takes_no_more_is_one_line(workdir, call, name):
     folder = workdir / "logs/synthetic/BPR-d8/no_KD/seed0"
     folder.mkdir(parents=True)
     (folder / name).symlink_to("/dev/full")
-    result = run_script("main_no_KD.py", *SMALL, "--max_epoch", "2", cwd=workdir)
+    result = call("main_no_KD.py", *SMALL, "--max_epoch", "2")
     assert_refused(result, "cannot write (No space left on device); make room")
     assert len(result.stderr.splitlines()) == 1
 
 
 @pytest.mark.skipif(not Path("/sys").is_dir(), reason="no file system that refuses everybody")
-def test_read_only_checkpoints_are_named(workdir):
+def test_read_only_checkpoints_are_named(workdir, call):
     (workdir / "checkpoints").symlink_to("/sys")
-    result = run_script("main_no_KD.py", *SMALL, cwd=workdir)
+    result = call("main_no_KD.py", *SMALL)
     assert_refused(result, "checkpoints/synthetic", "cannot write", "mend its rights")
 
 
@@ -242,8 +309,8 @@ def test_read_only_checkpoints_are_named(workdir):
         (["--batch_size=3000000000"], ["--batch_size 3000000000 is out of range"]),
     ],
 )
-def test_what_the_machine_cannot_hold_is_refused_at_once(workdir, flags, words):
-    result = run_script("main_no_KD.py", *SMALL[:4], *flags, cwd=workdir)
+def test_what_the_machine_cannot_hold_is_refused_at_once(workdir, call, flags, words):
+    result = call("main_no_KD.py", *SMALL[:4], *flags)
     assert_refused(result, *words)
     assert not (workdir / "logs").exists()
 
@@ -261,7 +328,7 @@ def test_ctrl_c_again_and_again_is_one_line(workdir):
     for _ in range(5):
         process.send_signal(signal.SIGINT)
         time.sleep(0.003)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == 2
     assert "Traceback" not in err
     assert err.strip().splitlines()[-1].startswith("main_no_KD.py: interrupted; ")
@@ -270,50 +337,46 @@ def test_ctrl_c_again_and_again_is_one_line(workdir):
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="nothing says what is imported")
 @pytest.mark.parametrize("after", [0, 0.1, 0.5, 1])
 def test_ctrl_c_during_imports_is_one_line(workdir, after):
-    process = start_script("main_no_KD.py", *SMALL, "--max_epoch", "2", cwd=workdir)
+    process = start_script("main_no_KD.py", *SMALL, "--patience", "1000", cwd=workdir)
     maps = Path(f"/proc/{process.pid}/maps")
     while "numpy" not in maps.read_text():  # so Python itself is ready, and torch is not
         time.sleep(0.005)
     time.sleep(after)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == 2
     assert err.splitlines()[-1].startswith("main_no_KD.py: interrupted")
     assert "Traceback" not in err
 
 
-def test_a_closed_pipe_is_one_line_and_the_run_can_go_on(workdir):
+def test_a_closed_pipe_is_one_line_and_the_run_can_go_on(workdir, monkeypatch):
     flags = (*SMALL, "--max_epoch", "200", "--patience", "200")
     process = start_script("main_no_KD.py", *flags, cwd=workdir)
     process.stdout.readline()
     process.stdout.close()
     err = process.stderr.read()
     process.stderr.close()
-    assert process.wait(timeout=60) == 2
+    assert process.wait(timeout=120) == 2
     goes_on = "--resume goes on from the last checkpoint"
     assert err == f"main_no_KD.py: whoever read the output is gone; {goes_on}\n"
-    process = start_script("main_no_KD.py", *flags, "--resume", cwd=workdir)
-    _wait_for_epochs(workdir, 5)
-    process.kill()
-    assert "Traceback" not in process.communicate()[1]
+    with killed_in(5, monkeypatch):
+        run(main_no_KD, dim=8, max_epoch=200, patience=200, resume=True)
+    (metrics,) = (workdir / "logs").rglob("metrics.csv")
+    assert metrics.read_text().splitlines()[-1].startswith("4,")
 
 
-def test_a_run_that_is_finished_elsewhere_is_made_again_here_and_says_so(workdir, tmp_path):
-    code = (
-        "import sys; from pathlib import Path; import Utils.run, main_no_KD\n"
-        f"Utils.run.ROOT = Path({str(workdir / 'project')!r})\n"
-        "main_no_KD.main(main_no_KD.Settings(dataset='synthetic', dim=8, max_epoch=1))"
-    )
-    (workdir / "project").mkdir()
-    (workdir / "elsewhere").mkdir()
+def test_a_run_that_is_finished_elsewhere_is_made_again_here_and_says_so(
+    workdir, monkeypatch, capsys
+):
+    monkeypatch.setattr("Utils.run_folder.ROOT", workdir / "project")
     said = []
     for name in ("project", "elsewhere", "elsewhere"):
-        done = subprocess.run(
-            [sys.executable, "-c", code], cwd=workdir / name, capture_output=True, text=True,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        said.append("holds a finished run; it is made again here, in " in done.stdout)
+        (workdir / name).mkdir(exist_ok=True)
+        monkeypatch.chdir(workdir / name)
+        capsys.readouterr()
+        run(main_no_KD, dim=8, max_epoch=1)
+        words = f"holds a finished run; it is made again here, {workdir / name}\n"
+        said.append(words in capsys.readouterr().out)
     assert said == [False, True, False]
 
 

@@ -1,34 +1,33 @@
 """What a teacher knows, where it is found, and which one is refused."""
 
-import dataclasses
 import json
 import shutil
 
 import numpy as np
 import pytest
 import torch
-from conftest import assert_refused, run_script, start_script
+from conftest import run, run_script, settings, start_script
 
 import main_no_KD
 import main_URRD
 from experiments.settings import resolve
 from experiments.teacher import load_teacher
-from Models.teacher import Teacher
-from Utils.data_utils import leave_one_out, load_interactions
+from Models.distillers import CD, DE, RD, RRD, S2D
+from Models.teacher import Teacher, TrainedTeacher
+from Utils.dataset import Pairs
 from Utils.errors import UserError
 from Utils.evaluation import Evaluator
-from Utils.files import sha256_of
+from Utils.files import lock_folder, sha256_of
 from Utils.run import Run
+from Utils.sources import load_interactions
+from Utils.split import leave_one_out
 
 CPU = torch.device("cpu")
 
 
-def settings(**changes) -> main_URRD.Settings:
-    return main_URRD.Settings(**{"dataset": "synthetic", "dim": 8, "teacher_dim": 16} | changes)
-
-
-def load(split, **changes) -> Teacher:
-    return load_teacher(settings(**changes), split, CPU)
+def load(split, **changes) -> TrainedTeacher:
+    args = settings(main_URRD, **{"dim": 8, "teacher_dim": 16} | changes)
+    return load_teacher(args, split, CPU)
 
 
 @pytest.fixture
@@ -98,16 +97,16 @@ def test_lists_that_cannot_be_kept_are_used_all_the_same(copied, split, monkeypa
 def short(monkeypatch):
     """Teachers of two epochs, and of the settings that they have with that."""
 
-    def resolved(method, args):
-        return resolve(method, dataclasses.replace(args, max_epoch=2))
+    def resolved(kind, given):
+        return resolve(kind, given | {"max_epoch": 2})
 
     monkeypatch.setattr("experiments.teacher.resolve", resolved)
-    return main_no_KD.Settings(dataset="synthetic", dim=16, max_epoch=2, device="cpu")
+    return {"dim": 16, "max_epoch": 2, "device": "cpu"}
 
 
 def test_a_teacher_is_found_by_data_model_size_and_seed(workdir, split, short, monkeypatch):
     for dim, seed in ((16, 0), (17, 0), (16, 1)):
-        main_no_KD.main(dataclasses.replace(short, dim=dim, seed=seed))
+        run(main_no_KD, **short | {"dim": dim, "seed": seed})
     monkeypatch.setattr("experiments.teacher._run", lambda _: pytest.fail("no need to train"))
     other = leave_one_out(load_interactions("synthetic", "unused"), 1, "synthetic")
     for dim, seed, data in ((16, 0, split), (17, 0, split), (16, 1, other)):
@@ -133,9 +132,16 @@ def test_it_is_scored_again(teacher, split):
         assert f"{part} H@5 {expected[f'{part}_H@5']:.4f}" in line
 
 
-def test_a_missing_teacher_is_trained_first(workdir):
-    flags = ("--dataset=synthetic", "--dim=4", "--teacher_dim=16", "--max_epoch=2", "--threads=1")
-    result = run_script("main_SVD.py", *flags[:3], flags[4], cwd=workdir)
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A student from the shell in an empty folder, and that folder, with the usual teacher."""
+    folder = tmp_path_factory.mktemp("made")
+    flags = "--dataset=synthetic", "--dim=4", "--teacher_dim=16", "--threads=1"
+    return run_script("main_SVD.py", *flags, cwd=folder), folder
+
+
+def test_a_missing_teacher_is_trained_first(made, monkeypatch):
+    result, folder = made
     assert result.returncode == 0, result.stderr
     words = (
         "no finished teacher in checkpoints/synthetic/BPR-d16/no_KD/seed0: training it first, in "
@@ -143,16 +149,17 @@ def test_a_missing_teacher_is_trained_first(workdir):
     assert words in result.stdout
     assert "roughly 0.0 minutes on a CPU\npython main_no_KD.py --dataset=synthetic" in result.stdout
     assert result.stdout.index("\nteacher BPR d=16: ") > result.stdout.index("finished after")
-    assert (workdir / "logs/synthetic/BPR-d16/no_KD/seed0/summary.json").exists()
-    result = run_script("main_URRD.py", *flags, cwd=workdir)
-    assert "training it first" not in result.stdout
+    assert (folder / "logs/synthetic/BPR-d16/no_KD/seed0/summary.json").exists()
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("experiments.teacher._run", lambda _: pytest.fail("no need to train"))
+    run(main_URRD, dim=4, teacher_dim=16, max_epoch=2, threads=1)
 
 
-def test_a_teacher_that_cannot_be_trained_is_one_line(workdir):
+def test_a_teacher_that_cannot_be_trained_is_one_line(workdir, split, capfd):
     (workdir / "checkpoints").write_text("a file where the folder should be")
-    result = run_script("main_SVD.py", "--dataset=synthetic", cwd=workdir)
-    assert "main_no_KD.py: " in result.stderr
-    assert_refused(result, "main_SVD.py: the teacher could not be trained, as said above")
+    with pytest.raises(UserError, match=r"^the teacher could not be trained, as said above; --tea"):
+        load(split)
+    assert "main_no_KD.py: " in capfd.readouterr().err
 
 
 @pytest.fixture
@@ -160,12 +167,12 @@ def trained_here(short, monkeypatch) -> list[list[str]]:
     """Train missing teachers in this process; return the flags of each training."""
     commands = []
 
-    def run(command):
+    def train(command):
         commands.append(command[2:])
-        main_no_KD.main(dataclasses.replace(short, resume=True))
+        run(main_no_KD, **short | {"resume": True})
         return 0
 
-    monkeypatch.setattr("experiments.teacher._run", run)
+    monkeypatch.setattr("experiments.teacher._run", train)
     return commands
 
 
@@ -177,7 +184,7 @@ def test_an_unfinished_teacher_of_ones_own_is_trained_to_its_end(
     with monkeypatch.context() as patch:
         patch.setattr(Run, function, lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            main_no_KD.main(short)
+            run(main_no_KD, **short)
     assert not (workdir / "logs/synthetic/BPR-d16/no_KD/seed0/summary.json").exists()
     load(split)
     assert trained_here[0][-2:] == ["--dim=16", "--resume"]
@@ -189,7 +196,7 @@ def test_an_unfinished_teacher_of_ones_own_is_trained_to_its_end(
 def test_a_teacher_trained_again_for_its_weights_leaves_the_logs_alone(
     workdir, split, short, trained_here, capsys
 ):
-    main_no_KD.main(short)
+    run(main_no_KD, **short)
     logs = workdir / "logs/synthetic/BPR-d16/no_KD/seed0"
     checkpoints = workdir / "checkpoints/synthetic/BPR-d16/no_KD/seed0"
     (logs / "user_space.npz").write_bytes(b"computed from its weights")
@@ -219,7 +226,7 @@ def test_a_teacher_trained_again_for_its_weights_leaves_the_logs_alone(
 
 
 def test_a_teacher_of_other_settings_is_refused_with_both_ways_out(workdir, split, short):
-    main_no_KD.main(dataclasses.replace(short, max_epoch=1, lr=0.5))
+    run(main_no_KD, **short | {"max_epoch": 1, "lr": 0.5})
     with pytest.raises(UserError) as error:
         load(split)
     folder = "synthetic/BPR-d16/no_KD/seed0"
@@ -230,13 +237,24 @@ def test_a_teacher_of_other_settings_is_refused_with_both_ways_out(workdir, spli
     assert load(split, teacher=f"checkpoints/{folder}").model.dim == 16
 
 
-def test_two_students_that_lack_the_same_teacher_wait_for_one_another(workdir):
-    flags = ("--dataset=synthetic", "--teacher_dim=16", "--threads=1")
-    students = [start_script("main_SVD.py", *flags, f"--dim={dim}", cwd=workdir) for dim in (4, 5)]
-    said = [student.communicate(timeout=240) for student in students]
-    assert [student.returncode for student in students] == [0, 0], said
-    assert sum("another process writes here; waiting for its end" in out for out, _ in said) == 1
-    assert sum("finished after" in out for out, _ in said) == 2  # trained once; and once each SVD
+def test_a_student_that_lacks_a_teacher_waits_for_who_trains_it(made, workdir):
+    """The other one is this process, which is done when it has the files and lets go."""
+    place = "checkpoints/synthetic/BPR-d16/no_KD/seed0"
+    (workdir / place).mkdir(parents=True)
+    flags = "--dataset=synthetic", "--dim=5", "--teacher_dim=16", "--threads=1"
+    with lock_folder(workdir / place):
+        student = start_script("main_SVD.py", *flags, cwd=workdir)
+        said = []
+        while "another process writes here; waiting for its end" not in "".join(said[-1:]):
+            said.append(student.stdout.readline())
+            assert said[-1], student.communicate()
+        for part in (place, place.replace("checkpoints", "logs")):
+            shutil.copytree(made[1] / part, workdir / part, dirs_exist_ok=True)
+    out, err = student.communicate(timeout=240)
+    assert student.returncode == 0, err
+    assert "holds this run, finished" in out  # so it is not trained again
+    assert out.count("finished after") == 1  # the student
+    assert "teacher BPR d=16: " in out
 
 
 def test_a_doubtful_teacher_is_used_with_a_warning(copied, split, capsys):
@@ -269,7 +287,7 @@ def test_a_teacher_of_something_else_is_refused(copied, split, change, words):
 
 
 def test_a_state_for_resume_is_told_from_a_model(short, split, workdir):
-    main_no_KD.main(short)
+    run(main_no_KD, **short)
     path = next(workdir.rglob("last.pt"))
     with pytest.raises(UserError, match=r"last\.pt: is a state for --resume, not a model; best\.p"):
         load(split, teacher=str(path))
@@ -331,13 +349,88 @@ def test_lists_with_what_is_no_item_or_user_are_refused(copied, split, workdir, 
         getattr(teacher, f"top_{kind}")(30)
 
 
-def test_the_size_of_a_named_teacher_is_kept(workdir, teacher_path):
-    usual = {"K": 5, "L": 5, "T": 1.0, "lmbda_RRD": 0.1, "lr": 0.01, "reg": 0.0}
-    args = settings(teacher=str(teacher_path), teacher_dim=200, max_epoch=1, **usual)
-    main_URRD.main(args)
+def test_the_size_of_a_named_teacher_is_kept(workdir, teacher_path, capsys):
+    given = {"K": 5, "L": 5, "T": 1.0, "lmbda_RRD": 0.1, "lr": 0.01, "reg": 0.0, "dim": 8}
+    given |= {"teacher": str(teacher_path), "teacher_dim": 200, "max_epoch": 1}
+    run(main_URRD, **given)
     config = json.loads(next((workdir / "logs").rglob("config.json")).read_text())
-    assert config["settings"]["teacher_dim"] == config["teacher"]["dim"] == 16
-    main_URRD.main(args)  # the same run, so there is nothing to do
+    assert config["settings"]["teacher_dim"] == config["teachers"][0]["dim"] == 16
+    capsys.readouterr()
+    run(main_URRD, **given)  # the same run, so there is nothing to do
+    assert "holds this run, finished" in capsys.readouterr().out
+
+
+# --- a teacher that is no trained model ----------------------------------------------------------
+
+
+class Lists(Teacher):
+    """Knows lists of items and nothing else."""
+
+    sha256 = "of lists"
+    device = CPU
+
+    def __init__(self, split, top) -> None:
+        self.split, self.top = split, top
+
+    def top_items(self, count):
+        return self.top[:, :count]
+
+
+CAPABILITIES = {
+    "top_users": (3,),
+    "score": (torch.tensor([0]), torch.tensor([0])),
+    "score_all": (torch.tensor([0]),),
+    "representations": (torch.tensor([0]), torch.tensor([0])),
+    "embeddings": (torch.tensor([0]), torch.tensor([0])),
+}
+
+
+def test_what_a_teacher_lacks_is_said_in_one_line(split):
+    lists = Lists(split, torch.zeros(3, 3, dtype=torch.int32))
+    said = [r"lists of users", "scores", "scores of all items", "representations", "embeddings"]
+    for (name, arguments), what in zip(CAPABILITIES.items(), said, strict=True):
+        words = rf"^Lists: this teacher has no {what}; use another method, or one$"
+        with pytest.raises(UserError, match=words):
+            getattr(lists, name)(*arguments)
+    with pytest.raises(UserError, match="this teacher has no states of earlier epochs; use anot"):
+        _ = lists.states
+    with pytest.raises(UserError, match="this teacher has no lists of items; use another method"):
+        Teacher().top_items(3)
+    assert lists.encode() is None
+    assert lists.record() == {"sha256": "of lists"}
+
+
+def test_a_trained_teacher_has_all_of_it(teacher, split):
+    for name, arguments in CAPABILITIES.items():
+        assert getattr(teacher, name)(*arguments) is not None
+    assert teacher.encode() is not None
+    assert teacher.top_items(3).shape == (split.num_users, 3)
+    with pytest.raises(UserError, match=r"^teacher BPR d=16: .* has no states of earlier epochs; "):
+        _ = teacher.states
+
+
+def test_lists_are_enough_for_methods_that_ask_for_no_more(split, teacher, student):
+    lists = Lists(split, teacher.top_items(60))
+    given = {"K": 5, "L": 5, "T": 3.0, "pool": 50, "seed": 1}
+    users = torch.arange(100)
+    batch = Pairs(users, users, users + 1)
+    losses = []
+    for knows in (lists, teacher):
+        rrd = RRD(student, knows, **given)
+        rrd.begin_epoch(0)
+        losses.append(rrd.loss(batch).item())
+    assert losses[0] == losses[1] > 0
+    RD(student, lists, K=5, T=1.0, mu=0.1, num_samples=5, warm_up=1)
+    experts = {"num_experts": 3, "tau_0": 1.0, "tau_P": 0.1, "P": 10}
+    with pytest.raises(UserError, match=r"^Lists: this teacher has no representations; use anoth"):
+        DE(student, lists, **experts)
+    with pytest.raises(UserError, match=r"^Lists: this teacher has no embeddings; use another me"):
+        DE(student, lists, **experts, layer="embeddings")
+    with pytest.raises(UserError, match=r"^Lists: this teacher has no scores; use another method"):
+        S2D(student, lists, K=5, tau=1.0)
+    cd = CD(student, lists, K=5, T=3.0, T1=1.0, T2=0.0, pool=50)
+    with pytest.raises(UserError, match=r"^Lists: this teacher has no scores; use another method"):
+        cd.begin_epoch(0)
 
 
 def test_a_file_that_is_no_teacher_is_refused(split, workdir):

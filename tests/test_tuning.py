@@ -6,14 +6,12 @@ import sys
 from dataclasses import replace
 
 import pytest
-from conftest import ROOT, SCRIPT_NAMES, killed_in, run_script
+from conftest import ROOT, SCRIPT_NAMES, killed_in, run
 
-import main_CD
-import main_DERRD
 import main_no_KD
 from experiments import settings, tune
-from experiments.settings import Row, parse, read_table, resolve, with_defaults
-from experiments.tune import Trial, combinations, load_script, read_trials, run_trial
+from experiments.settings import SIZES, Row, load_script, parse, read_table, resolve
+from experiments.tune import Trial, combinations, read_trials, run_trial, tuned
 from Models import MODELS
 from Utils.errors import UserError
 
@@ -24,20 +22,27 @@ def test_every_row_is_complete_and_of_its_script():
     rows = read_table()
     assert len({row[:4] for row in rows}) == len(rows)
     for row in rows:
-        assert row.model in MODELS
-        script = load_script(row.method)
-        values = parse(row.settings, script.Settings)
-        args = script.Settings(dataset=row.dataset, model=row.model, dim=row.dim)
-        assert replace(with_defaults(row.method, args), **values) == with_defaults(row.method, args)
+        kind = load_script(row.method).Settings
+        block = kind()
+        assert row[:2] + row[3:4] != (block.dataset, block.model, block.dim)  # it would do nothing
+        values = parse(row.settings, kind)
+        given = {"dataset": row.dataset, "model": row.model, "dim": row.dim}
+        args, said = resolve(kind, given)
+        assert vars(args).items() >= (values | given).items()
+        assert f"settings.csv:{row.line}, for " in said
+        # what two searches decide and the block's numbers were not asked for
+        assert set(values) >= {"lr", "reg", "batch_size"}
 
 
 def test_every_method_and_model_has_a_row():
-    missing = [
-        (model, name)
-        for model in MODELS
-        for name in (script[5:-3] for script in SCRIPT_NAMES)
-        if name != "SVD" and not settings.find_row("CiteULike", model, name, 20)
-    ]
+    missing = []
+    for model in MODELS:
+        for name in (script[5:-3] for script in SCRIPT_NAMES):
+            given = {"model": model, "dataset": "CiteULike", "dim": SIZES[model]["dim"]}
+            said = resolve(load_script(name).Settings, given)[1]
+            if model != "BPR" and name != "SVD" and "tuned (" not in said:
+                missing.append((model, name))
+            assert "no row for" not in said
     assert not missing
 
 
@@ -70,62 +75,13 @@ def table(tmp_path, monkeypatch):
     return add
 
 
-def test_the_row_that_applies_fills_what_is_left_open(table, capsys):
-    table(
-        "CiteULike",
-        "BPR",
-        "CD",
-        20,
-        "lr=0.5 reg=0.25 batch_size=9 lmbda_CD=3 K=7 T=2.5 T1=1.0 T2=-4.0",
-        "us",
-    )
-    args = with_defaults("CD", main_CD.Settings(reg=0.125))
-    assert (args.lr, args.K, args.T, args.T2) == (0.5, 7, 2.5, -4.0)
-    assert args.reg == 0.125  # the command line or the script's block wins
-    assert (args.dim, args.teacher_dim) == (20, 200)
-    assert capsys.readouterr().out == (
-        "tuned for CiteULike BPR CD d=20 (us): lr=0.5 batch_size=9 lmbda_CD=3.0 K=7 T=2.5 T1=1.0 "
-        "T2=-4.0\n"
-    )
-    assert with_defaults("CD", args) == args  # nothing is left open, so nothing is said
-    assert capsys.readouterr().out == ""
-
-
-def test_the_row_is_that_of_the_data_set_and_the_nearest_size(table):
-    for dataset, dim, lr in (
-        ("CiteULike", 20, 1.0),
-        ("CiteULike", 200, 2.0),
-        ("Foursquare", 100, 3.0),
-    ):
-        table(dataset, "BPR", "no_KD", dim, f"lr={lr} reg=0.0 batch_size=1024", "us")
-    for dataset, dim, lr in (
-        ("CiteULike", 20, 1.0),
-        ("CiteULike", 60, 1.0),
-        ("CiteULike", 70, 2.0),  # 200 / 70 < 70 / 20
-        ("CiteULike", None, 1.0),
-        ("Foursquare", 20, 3.0),
-        ("synthetic", 200, 2.0),  # has none of its own
-    ):
-        args = main_no_KD.Settings(dataset=dataset, dim=dim)
-        assert with_defaults("no_KD", args).lr == lr
-
-
-def test_what_has_a_value_in_neither_place_is_refused(table):
-    table("CiteULike", "BPR", "no_KD", 20, "lr=1.0 batch_size=9", "us")
-    words = r"no value for --reg: give it, or add a row for BPR no_KD to settings\.csv"
-    with pytest.raises(UserError, match=words):
-        with_defaults("no_KD", main_no_KD.Settings())
-    assert with_defaults("no_KD", main_no_KD.Settings(reg=0.0)).patience is None
-    with pytest.raises(UserError, match=r"no value for --K, --L, --T, --lmbda_DE, "):
-        with_defaults("DERRD", main_DERRD.Settings(lr=1.0, reg=0.0, batch_size=9))
-
-
-def test_a_script_says_where_its_settings_are_from(workdir):
-    result = run_script(
-        "main_no_KD.py", "--dataset=synthetic", "--dim=8", "--max_epoch=1", cwd=workdir
-    )
-    row = settings.find_row("synthetic", "BPR", "no_KD", 8)
-    assert result.stdout.startswith(f"tuned for synthetic BPR no_KD d=20 ({row.source}): ")
+def test_a_script_says_where_its_settings_are_from(workdir, capsys):
+    run(main_no_KD, max_epoch=1, dim=8)
+    row = next(row for row in read_table() if row[:4] == ("synthetic", "BPR", "no_KD", 20))
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first.startswith("given: dataset=synthetic max_epoch=1 dim=8; tuned (")
+    assert f"settings.csv:{row.line}, for synthetic BPR no_KD d=20; {row.source}): lr=" in first
+    assert first.endswith("; all else as in main_no_KD.py")
     kept = json.loads(next(workdir.rglob("config.json")).read_text())["settings"]
     assert kept.items() >= parse(row.settings, main_no_KD.Settings).items()
 
@@ -149,10 +105,9 @@ def searched(tmp_path, monkeypatch, table):
     """The search in a folder of its own, with its own table."""
     monkeypatch.setattr(tune, "LOGS", tmp_path / "tuning_logs")
     monkeypatch.setattr(tune, "read_table", settings.read_table)
-    table("CiteULike", "BPR", "no_KD", 20, "lr=0.001 reg=0.001 batch_size=1024", "us")
-    table(
-        "CiteULike", "BPR", "CD", 20, "lr=0.01 reg=0.0 batch_size=512 K=5 T=3.0 T1=1.0 T2=0.0", "us"
-    )
+    table("synthetic", "BPR", "no_KD", 20, "lr=0.001 reg=0.001 batch_size=1024", "us")
+    text = "lr=0.01 reg=0.0 batch_size=512 K=5 T=3.0 T1=1.0 T2=0.0"
+    table("synthetic", "BPR", "CD", 20, text, "us")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -174,7 +129,7 @@ def test_a_search_trains_each_combination_once_and_fills_the_table(searched, cap
         summary = json.loads(next(folder.rglob("summary.json")).read_text())
         assert trial.valid_H5 == summary["valid"]["H@5"] != summary["test"]["H@5"]
         assert trial.epochs == 2
-    row = next(row for row in settings.read_table() if row.dataset == "synthetic")
+    (row,) = (row for row in settings.read_table() if row.dim == 8)
     assert row[:4] == ("synthetic", "BPR", "no_KD", 8)
     assert row.settings == "lr=0.02 reg=0.001 batch_size=1024"
     assert row.source.startswith("best of 2 runs in ")
@@ -188,9 +143,9 @@ def test_a_search_trains_each_combination_once_and_fills_the_table(searched, cap
 def test_a_search_takes_what_logs_holds_and_keeps_what_another_search_adds(
     searched, capfd, monkeypatch
 ):
-    usual = {"dataset": "synthetic", "dim": 8, "max_epoch": 1}
-    main_no_KD.main(main_no_KD.Settings(**usual, lr=0.02, name="here"))
-    main_no_KD.main(main_no_KD.Settings(**usual, lr=0.03, seed=1))  # of another split
+    usual = {"dim": 8, "max_epoch": 1}
+    run(main_no_KD, **usual, lr=0.02, name="here")
+    run(main_no_KD, **usual, lr=0.03, seed=1)  # of another split
     trained = []
 
     def run_trial(point, command, folder):
@@ -214,11 +169,11 @@ def test_a_search_takes_what_logs_holds_and_keeps_what_another_search_adds(
 def test_a_search_trains_the_teacher_first_and_survives_runs_that_fail(
     searched, monkeypatch, capfd
 ):
-    def short(method, args):
-        return resolve(method, replace(args, max_epoch=1))
+    def short(kind, given):
+        return resolve(kind, given | {"max_epoch": 1})
 
     monkeypatch.setattr("experiments.teacher.resolve", short)
-    main_no_KD.main(main_no_KD.Settings(dataset="synthetic", dim=200, max_epoch=1))
+    run(main_no_KD, dim=200, max_epoch=1)
     grid = ("lmbda_CD=0.1,1e38", "K=5,600")
     args = tune.Settings("CD", grid, ("max_epoch=1",), dataset="synthetic", dim=8, jobs=1)
     with pytest.raises(UserError, match=r"failed: 2 of 4 runs; the first: .* into lists of 500"):
@@ -226,7 +181,8 @@ def test_a_search_trains_the_teacher_first_and_survives_runs_that_fail(
     (log,) = (searched / "tuning_logs").iterdir()
     best, diverged = read_trials(log)
     for trial, lmbda in ((best, "0.1"), (diverged, "1e+38")):
-        usual = "K=5 T=3.0 T1=1.0 T2=0.0 lr=0.01 reg=0.0 batch_size=512 max_epoch=1"
+        usual = "K=5 T=3.0 T1=1.0 T2=0.0 pool=500 refresh=10"
+        usual += " lr=0.01 reg=0.0 batch_size=512 max_epoch=1"
         assert trial.settings == f"lmbda_CD={lmbda} {usual}"
     assert not diverged.valid_H5 > 0
     failed = [line for line in capfd.readouterr().out.splitlines() if line.startswith("failed: ")]
@@ -241,7 +197,7 @@ def test_a_run_of_a_search_that_was_stopped_is_resumed(searched, monkeypatch):
     (searched / "run").mkdir()
     with monkeypatch.context() as patch, killed_in(2, monkeypatch):
         patch.chdir(searched / "run")
-        main_no_KD.main(main_no_KD.Settings(**values))
+        run(main_no_KD, **values)
     command = [sys.executable, str(ROOT / "main_no_KD.py")]
     trial = run_trial(text, command, searched / "run")
     assert "resumed after epoch" in next((searched / "run").rglob("train.log")).read_text()
@@ -260,9 +216,32 @@ def test_a_run_of_a_search_that_was_stopped_is_resumed(searched, monkeypatch):
         ({"fixed": ("data_dir",)}, "data_dir: write each setting once, like lr=0.001"),
         ({"fixed": ("lr=0.1",)}, "lr=0.1: write each setting once"),
         ({"model": "BRP"}, "--model 'BRP' is unknown; did you mean BPR"),
+        ({"dataset": "Foursqare"}, "--dataset 'Foursqare' is unknown; did you mean Foursquare"),
     ],
 )
 def test_a_search_that_cannot_be_is_refused(searched, changes, words):
     usual = {"method": "CD", "grid": ("lr=0.1",)}
     with pytest.raises(UserError, match=words):
         tune.main(tune.Settings(**usual | changes))
+
+
+def test_what_stands_in_the_script_is_not_filled_into_the_table(searched, monkeypatch, capfd):
+    """A row would do nothing there, so whoever searched is told where the numbers go."""
+    monkeypatch.setattr(tune, "search", lambda args, todo, log: [])
+    log = searched / "tuning_logs/CiteULike-BPR-no_KD-d20.csv"
+    point = "lr=0.02 reg=0.001 batch_size=1024"
+    tune.add_trials(log, Trial(point, 0.5, 3, 9, 1))
+    before = settings.read_table()
+    tune.main(tune.Settings("no_KD", ("lr=0.02",), fill=True))
+    out = capfd.readouterr().out
+    assert f"best of 1: {point}" in out
+    assert "main_no_KD.py is of this data set, model and size: write it there, by hand" in out
+    assert settings.read_table() == before
+
+
+def test_a_search_decides_every_number_of_a_block_but_the_size():
+    assert tuned(load_script("no_KD").Settings) == ["num_layers", "lr", "reg", "batch_size"]
+    assert set(tuned(load_script("S2D").Settings)) == {
+        *("w", "K", "tau", "num_samples", "lr", "reg", "batch_size")
+    }
+    assert tuned(load_script("SVD").Settings) == []

@@ -12,7 +12,6 @@ import os
 import shlex
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -26,7 +25,7 @@ from Utils.files import read_checkpoint, write_whole
 from Utils.run_folder import RunFolder
 from Utils.seeding import numpy_generator
 from Utils.settings import launch
-from Utils.sources import load_split
+from Utils.sources import DATASETS, load_split
 
 NUM_GROUPS = 20  # DE-RRD paper, footnote 4
 STEPS = 100  # of k-means; groups of some thousand users no longer change before
@@ -37,7 +36,7 @@ class Settings:
     """Whose users."""
 
     # data set; synthetic is built in
-    dataset: Literal["CiteULike", "Foursquare", "synthetic"] = "CiteULike"
+    dataset: str = "CiteULike"
     # base model: BPR or NeuMF
     model: str = "BPR"
     # of the teacher's run and its split, and of the first centres of the groups
@@ -86,6 +85,7 @@ def finished_teacher(args: Settings) -> TrainedTeacher:
 
 def main(args: Settings) -> None:
     """Write the teacher's space of users."""
+    require_known("--dataset", args.dataset, DATASETS)
     require_known("--model", args.model, MODELS if args.dim else SIZES)
     args = replace(args, dim=args.dim or SIZES[args.model]["teacher_dim"])
     teacher = finished_teacher(args)
