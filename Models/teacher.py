@@ -46,7 +46,7 @@ class Teacher:
 
     def _lacks(self, what: str) -> UserError:
         return UserError(
-            f"{self.describe()}: this teacher has no {what}; use another method, or one"
+            f"{self.describe()}: this teacher has no {what}; use one that has, or another method"
         )
 
     def describe(self) -> str:

@@ -145,8 +145,8 @@ def find_row(block: dict[str, Any], dataset: str, model: str, method: str, dim: 
     """
     if (dataset, model, dim) == (block["dataset"], block["model"], block["dim"]):
         return None
-    own = (dataset, model) == (block["dataset"], block["model"])
     for data in (dataset, block["dataset"]):
+        own = (data, model) == (block["dataset"], block["model"])  # the block stands in there
         rows = [row for row in read_table() if row[:3] == (data, model, method)]
         rows = [row for row in rows if row.dim == dim or not own]
         if rows:

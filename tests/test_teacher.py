@@ -389,7 +389,7 @@ def test_what_a_teacher_lacks_is_said_in_one_line(split):
     lists = Lists(split, torch.zeros(3, 3, dtype=torch.int32))
     said = [r"lists of users", "scores", "scores of all items", "representations", "embeddings"]
     for (name, arguments), what in zip(CAPABILITIES.items(), said, strict=True):
-        words = rf"^Lists: this teacher has no {what}; use another method, or one$"
+        words = rf"^Lists: this teacher has no {what}; use one that has, or another method$"
         with pytest.raises(UserError, match=words):
             getattr(lists, name)(*arguments)
     with pytest.raises(UserError, match="this teacher has no states of earlier epochs; use anot"):
