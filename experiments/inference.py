@@ -25,7 +25,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from Utils.data_utils import load_split
 
 from experiments.settings import SIZES
 from Models import build_model

@@ -47,7 +47,7 @@ from Utils.errors import UserError
 from Utils.evaluation import Evaluator
 from Utils.interactions import read_users_dat
 from Utils.run import Run
-from Utils.run_folder import is_finished
+from Utils.run_folder import RunFolder, is_finished
 from Utils.sources import load_interactions
 from Utils.split import Split, by_share, leave_one_out, read_published_split
 
@@ -160,7 +160,7 @@ def _kinds(folder: Path) -> dict[str, Kind]:
     users = np.arange(split.num_users) % 7
     np.savez(logs / "selection-epoch0.npz", user=users.astype(np.int16), item=users)
     np.savez(logs / "user_space.npz", groups=users.astype(np.int8), coordinates=np.zeros((1000, 2)))
-    evidence = SimpleNamespace(runs=lambda _: {0: {"folder": logs}})
+    evidence = SimpleNamespace(runs=lambda _: {0: {"folder": RunFolder.at(logs)}})
     place = ("CiteULike", "BPR", 0)
 
     def specialised(_: Path) -> float:
@@ -184,7 +184,7 @@ def _kinds(folder: Path) -> dict[str, Kind]:
             logs / "summary.json", lambda _: read_runs(folder / "logs")[0]["test"]
         ),
         "metrics.csv": Kind(logs / "metrics.csv", lambda p: len(read_curves(p))),
-        "ranks.npz": Kind(logs / "ranks.npz", lambda p: read_ranks(p).tolist()),
+        "ranks.npz": Kind(logs / "ranks.npz", lambda p: [each.tolist() for each in read_ranks(p)]),
         "selection-epoch0.npz": Kind(logs / "selection-epoch0.npz", specialised),
         "user_space.npz": Kind(logs / "user_space.npz", specialised),
         "BPR.json of inference": Kind(folder / "BPR.json", lambda p: len(read_timings(p))),

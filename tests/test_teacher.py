@@ -392,9 +392,11 @@ def test_what_a_teacher_lacks_is_said_in_one_line(split):
         words = rf"^Lists: this teacher has no {what}; use one that has, or another method$"
         with pytest.raises(UserError, match=words):
             getattr(lists, name)(*arguments)
-    with pytest.raises(UserError, match="this teacher has no states of earlier epochs; use anot"):
+    with pytest.raises(
+        UserError, match="this teacher has no states of earlier epochs; use one that has"
+    ):
         _ = lists.states
-    with pytest.raises(UserError, match="this teacher has no lists of items; use another method"):
+    with pytest.raises(UserError, match="this teacher has no lists of items; use one that has"):
         Teacher().top_items(3)
     assert lists.encode() is None
     assert lists.record() == {"sha256": "of lists"}
@@ -422,14 +424,18 @@ def test_lists_are_enough_for_methods_that_ask_for_no_more(split, teacher, stude
     assert losses[0] == losses[1] > 0
     RD(student, lists, K=5, T=1.0, mu=0.1, num_samples=5, warm_up=1)
     experts = {"num_experts": 3, "tau_0": 1.0, "tau_P": 0.1, "P": 10}
-    with pytest.raises(UserError, match=r"^Lists: this teacher has no representations; use anoth"):
+    with pytest.raises(
+        UserError, match=r"^Lists: this teacher has no representations; use one that has"
+    ):
         DE(student, lists, **experts)
-    with pytest.raises(UserError, match=r"^Lists: this teacher has no embeddings; use another me"):
+    with pytest.raises(
+        UserError, match=r"^Lists: this teacher has no embeddings; use one that has"
+    ):
         DE(student, lists, **experts, layer="embeddings")
-    with pytest.raises(UserError, match=r"^Lists: this teacher has no scores; use another method"):
+    with pytest.raises(UserError, match=r"^Lists: this teacher has no scores; use one that has"):
         S2D(student, lists, K=5, tau=1.0)
     cd = CD(student, lists, K=5, T=3.0, T1=1.0, T2=0.0, pool=50)
-    with pytest.raises(UserError, match=r"^Lists: this teacher has no scores; use another method"):
+    with pytest.raises(UserError, match=r"^Lists: this teacher has no scores; use one that has"):
         cd.begin_epoch(0)
 
 
