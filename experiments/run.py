@@ -44,7 +44,7 @@ class Settings:
     # <paper>/<experiment>, or <experiment> alone where one paper has it
     experiment: Annotated[str, tyro.conf.Positional]
     # data set
-    dataset: Literal["CiteULike", "Foursquare", "synthetic"] = "CiteULike"
+    dataset: str = "CiteULike"
     # base model: BPR or NeuMF
     model: str = "BPR"
     # seeds, each with a split of its own: 0-4, or 0,2
