@@ -10,13 +10,12 @@ import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from experiments.results import markdown_table
-from experiments.settings import ROOT
+from experiments.settings import ROOT, load_script, resolve
 from Utils.errors import UserError
-from Utils.run_folder import read_summary
+from Utils.run_folder import RunFolder, read_summary
 from Utils.settings import launch
 
 RUNS = {  # what -> method, d, flags
@@ -63,7 +62,8 @@ def train(method: str, dim: int, flags: list[str]) -> dict[str, Any]:
     if done.returncode:
         print(*done.stdout.splitlines()[-5:], sep="\n", file=sys.stderr)
         raise UserError(f"{script} failed, as said above")
-    return read_summary(Path("logs/synthetic", f"BPR-d{dim}", method, "seed0", "summary.json"))
+    run = resolve(load_script(method).Settings, {"dataset": "synthetic", "dim": dim})[0]
+    return read_summary(RunFolder.of(run).summary)
 
 
 def table(runs: dict[str, dict[str, Any]]) -> str:

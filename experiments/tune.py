@@ -41,7 +41,7 @@ from experiments.teacher import own_teacher
 from Models import MODELS
 from Utils.errors import UserError
 from Utils.files import write_whole
-from Utils.run_folder import read_summary
+from Utils.run_folder import RunFolder, read_summary
 from Utils.seeding import numpy_generator
 from Utils.settings import launch
 from Utils.sources import load_split
@@ -157,7 +157,7 @@ def _trial(settings: str, summary: dict[str, Any]) -> Trial:
 def kept_trial(args: Settings, point: str) -> Trial | None:
     """Return the run of a point if ``logs/`` holds it, finished."""
     settings = script_settings(args, point)
-    for run in read_runs(Path("logs", settings.dataset, f"{settings.model}-d{settings.dim}")):
+    for run in read_runs(RunFolder.of(settings).logs.parents[1]):
         if run["method"] == args.method:
             with contextlib.suppress(UserError):
                 run["folder"].refuse_other(settings)

@@ -64,8 +64,8 @@ def user_space(embeddings: np.ndarray, k: int, seed: int) -> tuple[np.ndarray, n
     return (centred @ axes.T).astype(np.float32), groups.astype(np.int8)
 
 
-def finished_teacher(args: Settings) -> TrainedTeacher:
-    """Return the teacher that the settings name.
+def finished_teacher(args: Settings) -> tuple[TrainedTeacher, RunFolder]:
+    """Return the teacher that the settings name, and its folder.
 
     Raises
     ------
@@ -74,13 +74,13 @@ def finished_teacher(args: Settings) -> TrainedTeacher:
     """
     split = load_split(args.dataset, "seed", args.seed, str(args.data_dir))
     given = {"dataset": args.dataset, "model": args.model, "seed": args.seed, "dim": args.dim}
-    path = RunFolder.of(resolve(load_script("no_KD").Settings, given)[0]).best
+    folder = RunFolder.of(resolve(load_script("no_KD").Settings, given)[0])
     flags = [f"--{name}={value}" for name, value in vars(args).items()]
     command = ["python", "main_no_KD.py", *flags, "--overwrite"]
     remedy = f"train this teacher: {shlex.join(command)}"
     cpu = torch.device("cpu")
-    read_checkpoint(path, {"split_sha256": split.sha256, "finished": True}, cpu, remedy)
-    return read_teacher(path, split, cpu, remedy)
+    read_checkpoint(folder.best, {"split_sha256": split.sha256, "finished": True}, cpu, remedy)
+    return read_teacher(folder.best, split, cpu, remedy), folder
 
 
 def main(args: Settings) -> None:
@@ -88,11 +88,11 @@ def main(args: Settings) -> None:
     require_known("--dataset", args.dataset, DATASETS)
     require_known("--model", args.model, MODELS if args.dim else SIZES)
     args = replace(args, dim=args.dim or SIZES[args.model]["teacher_dim"])
-    teacher = finished_teacher(args)
+    teacher, folder = finished_teacher(args)
     users, no_items = torch.arange(teacher.split.num_users), torch.arange(0)
     embeddings = teacher.embeddings(users, no_items)["user"].numpy()
     coordinates, groups = user_space(embeddings, NUM_GROUPS, args.seed)
-    path = "logs" / teacher.path.parent.relative_to("checkpoints") / "user_space.npz"
+    path = folder.logs / "user_space.npz"
     with write_whole(path) as file:
         np.savez(file, coordinates=coordinates, groups=groups, teacher_sha256=teacher.sha256)
     sizes = np.bincount(groups, minlength=NUM_GROUPS)
