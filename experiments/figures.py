@@ -156,12 +156,11 @@ def _label(axes: Axes, bars: dict[str, tuple[float, float, float]]) -> None:
     from matplotlib.transforms import Bbox
 
     axes.figure.draw_without_rendering()  # which settles where the axes are
-    taken = []
-    for x, y, half in bars.values():
+    fixed, texts, boxes = [], {}, {}
+    for name, (x, y, half) in bars.items():
         low, high = axes.transData.transform([(x, y - half), (x, y + half)])
-        taken.append(Bbox([low - 8, high + 8]))
-    for name, (x, y, _) in bars.items():
-        texts = [
+        fixed.append(Bbox([low - 8, high + 8]))
+        texts[name] = [
             axes.annotate(
                 name,
                 (x, y),
@@ -171,12 +170,15 @@ def _label(axes: Axes, bars: dict[str, tuple[float, float, float]]) -> None:
             )
             for side in SIDES
         ]
-        boxes = [text.get_window_extent() for text in texts]
+        boxes[name] = [text.get_window_extent() for text in texts[name]]
+    chosen: dict[str, int] = {}
+    for name in [*bars, *bars, *bars]:  # again, once all others have a place
+        taken = fixed + [boxes[other][side] for other, side in chosen.items() if other != name]
         # what leaves the axes is as bad as what covers another
-        covered = [box.count_overlaps(taken) + (box.x1 > axes.bbox.x1) for box in boxes]
-        best = int(np.argmin(covered))
-        taken.append(boxes[best])
-        for text in texts[:best] + texts[best + 1 :]:
+        covered = [box.count_overlaps(taken) + (box.x1 > axes.bbox.x1) for box in boxes[name]]
+        chosen[name] = int(np.argmin(covered))
+    for name, side in chosen.items():
+        for text in texts[name][:side] + texts[name][side + 1 :]:
             text.remove()
 
 
