@@ -36,14 +36,14 @@ class Comparison(NamedTuple):
     no_users: str
 
     @property
-    def difference(self) -> float:
-        """The mean over splits; for the weights 1 and -1, a difference."""
-        return float(np.mean(self.sums))
-
-    @property
     def splits(self) -> int:
         """The number of common splits."""
         return len(self.sums)
+
+    @property
+    def difference(self) -> float:
+        """The mean over splits; for the weights 1 and -1, a difference."""
+        return float(np.mean(self.sums))
 
     @property
     def p_splits(self) -> float:

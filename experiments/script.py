@@ -77,10 +77,10 @@ class DistillationSettings(ModelSettings, TeacherSettings):
 
 def launch(main: Main, kind: type, description: str) -> None:
     """Start a script from its command line; errors are a line and exit status 2."""
-    settings.launch(lambda args: start(main, kind, given(args, sys.argv[1:])), kind, description)
+    settings.launch(lambda args: start(main, kind, given_on(args, sys.argv[1:])), kind, description)
 
 
-def given(args: Any, words: list[str]) -> dict[str, Any]:
+def given_on(args: Any, words: list[str]) -> dict[str, Any]:
     """Return those settings that a command line names, though it may give them their default."""
     names = {word[2:].partition("=")[0].replace("-", "_") for word in words if word[:2] == "--"}
     return {field.name: getattr(args, field.name) for field in fields(args) if field.name in names}

@@ -18,7 +18,7 @@ import main_S2D
 import main_SVD
 import main_URRD
 from experiments import settings
-from experiments.script import given as given_of
+from experiments.script import given_on
 from experiments.settings import find_row, load_script, parse, read_table, resolve
 from Models import MODELS
 from Utils.errors import UserError
@@ -220,12 +220,12 @@ def test_a_default_that_is_given_beats_the_row(write):
 def test_a_command_line_names_what_is_given_though_it_be_the_default(flag):
     args = main_URRD.Settings(dataset="synthetic")
     words = ["--dataset", "synthetic", *flag.split(), "--tau-0=1", "positional"]
-    assert given_of(args, words) == {"dataset": "synthetic", "K": 40}
-    assert given_of(main_DE.Settings(), ["--tau-0", "1", "--lmbda_DE=0.01"]) == {
+    assert given_on(args, words) == {"dataset": "synthetic", "K": 40}
+    assert given_on(main_DE.Settings(), ["--tau-0", "1", "--lmbda_DE=0.01"]) == {
         "tau_0": 1.0,
         "lmbda_DE": 0.01,
     }
-    assert given_of(args, ["--resume"]) == {"resume": False}  # the value is what was parsed
+    assert given_on(args, ["--resume"]) == {"resume": False}  # the value is what was parsed
 
 
 def test_where_and_how_a_script_runs_is_not_said():
