@@ -43,8 +43,8 @@ class TrainingSettings(ScriptSettings):
 
     # most epochs to train
     max_epoch: int = 1000
-    # evaluations without improvement before training stops; None: the rule's, which are 30 for paper
-    # (share: 5) and 20 for published_code
+    # evaluations without improvement before training stops; None: the rule's, 30 for paper (share:
+    # 5) and 20 for published_code
     patience: int | None = None
 
 
