@@ -138,7 +138,7 @@ class Split:
         }
         for part in ("valid", "test"):
             held_out = getattr(self, part)
-            bound = len(held_out.items) + 1
+            bound = np.size(held_out.items) + 1
             wanted[f"{part}_starts"] = (held_out.starts, (users + 1,), bound)
             wanted[f"{part}_items"] = (held_out.items, (None,), items)
         for name, (ids, shape, bound) in wanted.items():

@@ -357,6 +357,17 @@ def test_a_kept_split_by_shares_is_read_back_whole(shares, tmp_path):
     assert np.array_equal(kept.item_ids, shares.item_ids)
 
 
+@pytest.mark.parametrize("name", ["valid_items", "valid_starts", "train_items", "item_ids"])
+def test_an_array_that_is_a_single_number_is_refused(shares, tmp_path, name):
+    path = tmp_path / "split.npz"
+    shares.save(path)
+    with np.load(path) as file:
+        arrays = dict(file)
+    np.savez(path, **arrays | {name: np.int64(3)})
+    with pytest.raises(UserError, match=f"{name}|a row of ids"):
+        Split.load(path)
+
+
 def test_citeulike_by_shares_has_the_size_that_hetcomp_has():
     """78,958 pairs for training, as its description gives for another draw of the same rule."""
     path = real_file("CiteULike", "users.dat")
