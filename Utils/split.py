@@ -139,8 +139,8 @@ class Split:
         for part in ("valid", "test"):
             held_out = getattr(self, part)
             bound = np.size(held_out.items) + 1
-            wanted[f"{part}_starts"] = (held_out.starts, (users + 1,), bound)
             wanted[f"{part}_items"] = (held_out.items, (None,), items)
+            wanted[f"{part}_starts"] = (held_out.starts, (users + 1,), bound)
         for name, (ids, shape, bound) in wanted.items():
             require_ids(where, name, ids, shape, bound)
             if ids.dtype != np.int64 or not ids.size:
