@@ -20,7 +20,7 @@ class Selection:
         require_known("--selection", rule, protocol.rules)
         self.cutoffs, usual = protocol.rules[rule]
         self.patience = usual if patience is None else patience
-        self.letter, self.first = protocol.letters[0], int(protocol.selecting.split("@")[1])
+        self.letter = protocol.letters[0]
         self.best = dict.fromkeys(self.cutoffs, -1.0)
         self.epochs = dict.fromkeys(self.cutoffs, -1)  # N -> its best epoch
         self.evaluations = self.improved_at = 0
@@ -38,7 +38,7 @@ class Selection:
     @property
     def best_epoch(self) -> int:
         """The best epoch of the selecting metric: the one whose weights and ranks are kept."""
-        return self.epochs[self.first]
+        return self.epochs[self.cutoffs[0]]
 
     @property
     def stops(self) -> bool:

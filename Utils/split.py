@@ -27,8 +27,8 @@ class Protocol:
     """How a model is measured on a split, and when training stops.
 
     ``rules``: name of a rule -> the cut-offs of ``letters[0]`` that are followed, each with an
-    epoch of its own, and the patience in evaluations. The first cut-off of the first rule is the
-    one that selects the weights that are kept.
+    epoch of its own, and the patience in evaluations. The first cut-off, the same in all rules, is
+    the one that selects the weights that are kept.
     """
 
     letters: tuple[str, ...]  # H, N, M: see ``Utils.evaluation``

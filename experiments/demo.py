@@ -12,8 +12,9 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+from experiments import ROOT
 from experiments.results import markdown_table
-from experiments.settings import ROOT, load_script, resolve
+from experiments.settings import load_script, resolve
 from Utils.errors import UserError
 from Utils.run_folder import RunFolder, read_summary
 from Utils.settings import launch

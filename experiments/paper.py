@@ -148,14 +148,14 @@ class Row(NamedTuple):
 class View:
     """A paper's experiment on a data set and a base model: what tables and figures are made of."""
 
-    paper: "Paper"
+    paper: Paper
     name: str
     evidence: Evidence
     dataset: str
     model: str
 
     @property
-    def experiment(self) -> "Experiment":
+    def experiment(self) -> Experiment:
         """What the paper has under this name."""
         return self.paper.experiments[self.name]
 

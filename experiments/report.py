@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from experiments import ROOT
 from experiments.evidence import Evidence
 from experiments.figures import pyplot, time_figure
 from experiments.paper import FAILS, HOLDS, UNDECIDED, Paper, Row, View
 from experiments.papers import find, names, papers
 from experiments.results import read_runs
-from experiments.settings import ROOT
 from experiments.tables import (
     all_metrics,
     claims_table,

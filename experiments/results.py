@@ -6,7 +6,7 @@ python -m experiments.results --dataset synthetic    # of one data set
 
 import csv
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import isfinite, nan
 from pathlib import Path
@@ -206,11 +206,18 @@ def _results_table(runs: list[dict[str, Any]], metrics: list[str]) -> str:
         parameters = f"{members[0]['num_parameters'] / 1e6:.3f} M"
         seconds = np.mean([run["train_seconds"] + run["eval_seconds"] for run in members])
         row = [*setting, str(-dim), parameters, method, str(len(members)), f"{seconds:.0f}"]
-        for values in scores.T:
-            spread = f" ± {values.std(ddof=1):.4f}" if len(values) > 1 else ""
-            row.append(f"{values.mean():.4f}{spread}")
+        row += [mean_of(values) for values in scores.T]
         table.append(row)
     return markdown_table(table)
+
+
+def mean_of(values: Iterable[float]) -> str:
+    """Return a mean with its standard deviation (n - 1), if there is one, as a text."""
+    values = list(values)
+    if not values:
+        return "not run"
+    spread = f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.4f}{spread}"
 
 
 def markdown_table(table: list[list[str]]) -> str:

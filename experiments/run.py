@@ -27,11 +27,11 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
+from experiments import ROOT
 from experiments.paper import Experiment
 from experiments.papers import find, names
 from experiments.plan import TEACHER, PlannedRun, plan, planned
 from experiments.results import read_runs
-from experiments.settings import ROOT
 from Utils.errors import UserError
 from Utils.run_folder import RunFolder
 from Utils.settings import launch

@@ -14,12 +14,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
+from experiments import ROOT
 from Models import MODELS
 from Utils.errors import UserError, require_known
 from Utils.settings import RunSettings, method_of
 from Utils.sources import DATASETS
 
-ROOT = Path(__file__).resolve().parents[1]
 TABLE = Path(__file__).with_suffix(".csv")
 # d of teacher and student (phi = 0.1), from the parameters in table 3 of the DE-RRD paper
 SIZES = {"BPR": {"teacher_dim": 200, "dim": 20}, "NeuMF": {"teacher_dim": 250, "dim": 25}}

@@ -3,28 +3,18 @@
 import csv
 import io
 from collections import Counter, defaultdict
-from collections.abc import Iterable
 
 import numpy as np
 
 from experiments.evidence import Evidence, Place, footnotes, minutes
 from experiments.paper import FAILS, HOLDS, NOT_RUN, UNDECIDED, Paper, Row, View
 from experiments.plan import TEACHER, Cell, cells_on, planned
-from experiments.results import markdown_table, read_timings
+from experiments.results import markdown_table, mean_of, read_timings
 
 
 def number(value: float | str, form: str = ".4f") -> str:
     """Return a number as a text, an empty one for what is none."""
     return "" if value == "" or np.isnan(value) else format(value, form)
-
-
-def mean_of(values: Iterable[float]) -> str:
-    """Return a mean with its standard deviation (n - 1), if there is one, as a text."""
-    values = list(values)
-    if not values:
-        return "not run"
-    spread = f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.4f}{spread}"
 
 
 def _ours(row: Row) -> str:

@@ -26,9 +26,9 @@ from typing import Annotated, Any, NamedTuple, get_type_hints
 import tyro
 from tqdm import tqdm
 
+from experiments import ROOT
 from experiments.results import read_rows, read_runs
 from experiments.settings import (
-    ROOT,
     TABLE,
     Row,
     load_script,

@@ -14,7 +14,8 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from experiments.settings import ROOT, SIZES, load_script, resolve
+from experiments import ROOT
+from experiments.settings import SIZES, load_script, resolve
 from experiments.teacher import own_teacher
 from Utils.errors import UserError, require_known
 from Utils.run_folder import RunFolder

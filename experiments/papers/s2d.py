@@ -19,8 +19,7 @@ from experiments.paper import Experiment, View
 from experiments.papers import derrd
 from experiments.papers.derrd import DE_RRD, IR_RRD, METHODS, RRD, S2D, SVD
 from experiments.plan import STUDENT, TEACHER, Cell, changed
-from experiments.results import markdown_table
-from experiments.tables import mean_of
+from experiments.results import markdown_table, mean_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
