@@ -1,6 +1,5 @@
 """Base models by name."""
 
-import os
 from typing import Any
 
 import torch
@@ -9,11 +8,11 @@ from Models.bpr import BPR
 from Models.neumf import NeuMF
 from Models.recommender import Recommender
 from Utils.errors import UserError, require_known
+from Utils.optimizer import require_memory
 from Utils.seeding import torch_generator
 from Utils.split import Split
 
 MODELS: dict[str, type[Recommender]] = {"BPR": BPR, "NeuMF": NeuMF}
-BYTES = 16  # for each parameter in training: it, its gradient and Adam's two moments, float32
 
 
 def build_model(name: str, split: Split, dim: int, seed: int, **options: int | None) -> Recommender:
@@ -31,13 +30,7 @@ def build_model(name: str, split: Split, dim: int, seed: int, **options: int | N
     given = {option: value for option, value in options.items() if value is not None}
     for option in given.keys() - set(MODELS[name].options):
         raise UserError(f"--{option} {given[option]}: {name} has no such setting; leave it out")
-    needed = BYTES * (split.num_users + split.num_items) * dim
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if needed > memory:
-        raise UserError(
-            f"--dim {dim}: training {name} takes {needed / 1e9:,.0f} GB or more, and this machine "
-            f"has {memory / 1e9:,.0f} GB of memory; use a smaller one"
-        )
+    require_memory((split.num_users + split.num_items) * dim, f"--dim {dim}: training {name}")
     generator = torch_generator(seed, f"init {name}")
     return MODELS[name](split, dim, **given, generator=generator)
 

@@ -21,8 +21,8 @@ class Experts(nn.Module):
     def __init__(self, num_experts: int, d_s: int, d_t: int, generator: torch.Generator) -> None:
         super().__init__()
         hidden = (d_s + d_t) // 2 if d_s != d_t else max(d_s // 2, 1)
-        self.weight1, self.bias1 = _linear(d_s, (num_experts, d_s, hidden), generator)
-        self.weight2, self.bias2 = _linear(hidden, (num_experts, hidden, d_t), generator)
+        self.weight1, self.bias1 = linear_weights(d_s, (num_experts, d_s, hidden), generator)
+        self.weight2, self.bias2 = linear_weights(hidden, (num_experts, hidden, d_t), generator)
 
     def forward(self, x: Tensor, weights: Tensor) -> Tensor:
         """Return the experts' outputs, mixed: ``(N, d_s)``, ``(N, M)`` -> ``(N, d_t)``."""
@@ -65,7 +65,7 @@ class Selector(nn.Module):
 
     def __init__(self, num_experts: int, d_t: int, generator: torch.Generator) -> None:
         super().__init__()
-        self.weight, self.bias = _linear(d_t, (d_t, num_experts), generator)
+        self.weight, self.bias = linear_weights(d_t, (d_t, num_experts), generator)
 
     def forward(self, h_t: Tensor) -> Tensor:
         """Return the probability alpha of each expert: ``(N, d_t) -> (N, M)``."""
@@ -90,7 +90,7 @@ def temperature(epoch: int, tau_0: float, tau_P: float, P: int) -> float:
     return tau_0 * (tau_P / tau_0) ** min(epoch / P, 1)
 
 
-def _linear(
+def linear_weights(
     fan_in: int, shape: tuple[int, ...], generator: torch.Generator
 ) -> tuple[nn.Parameter, nn.Parameter]:
     """Return weights ``(..., in, out)`` and biases ``(..., out)``, drawn as in ``nn.Linear``."""

@@ -95,6 +95,10 @@ class NeuMF(Recommender):
             for kind, ids in (("user", users), ("item", items))
         }
 
+    def gmf_embeddings(self, users: Tensor, items: Tensor) -> dict[str, Tensor]:
+        """Return GMF's alone: ``(B, d)`` for users, ``(C, d)`` for items."""
+        return {kind: self.gmf[kind](ids) for kind, ids in (("user", users), ("item", items))}
+
     def _pairs(self, users: Tensor, items: Tensor) -> Tensor:
         """Return representations of ``(B,)`` users with ``(nB,)`` items: n times all users."""
         times = len(items) // len(users)

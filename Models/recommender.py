@@ -67,6 +67,13 @@ class Recommender(nn.Module, ABC):
         ``{"user": (B, d), "item": (C, d)}`` for ``(B,)`` users and ``(C,)`` items.
         """
 
+    def gmf_embeddings(self, users: Tensor, items: Tensor) -> dict[str, Tensor]:
+        """Return what enters the product of user and item, which for most is the first layer.
+
+        ``{"user": (B, d), "item": (C, d)}`` for ``(B,)`` users and ``(C,)`` items.
+        """
+        return self.embeddings(users, items)
+
     def encode(self) -> tuple[Tensor, Tensor] | None:
         """Return ``(num_users, d)`` and ``(num_items, d)`` if scores are their inner products.
 

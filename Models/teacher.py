@@ -85,6 +85,10 @@ class Teacher:
         """Return the first layer, as ``Recommender`` does."""
         raise self._lacks("embeddings")
 
+    def gmf_embeddings(self, users: Tensor, items: Tensor) -> dict[str, Tensor]:
+        """Return what enters the product of user and item, as ``Recommender`` does."""
+        raise self._lacks("embeddings of a product")
+
     @property
     def states(self) -> list["Teacher"]:
         """The same teacher at earlier epochs, first to last, itself at the end."""
@@ -139,6 +143,11 @@ class TrainedTeacher(Teacher):
     def embeddings(self, users: Tensor, items: Tensor) -> dict[str, Tensor]:
         """Return the first layer, as ``Recommender`` does."""
         return self.model.embeddings(users, items)
+
+    @torch.no_grad()
+    def gmf_embeddings(self, users: Tensor, items: Tensor) -> dict[str, Tensor]:
+        """Return what enters the product of user and item, as ``Recommender`` does."""
+        return self.model.gmf_embeddings(users, items)
 
     @torch.no_grad()
     def score(self, users: Tensor, items: Tensor) -> Tensor:

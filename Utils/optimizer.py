@@ -1,12 +1,16 @@
 """Adam over dense tables fed with sparse gradients."""
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from Utils.errors import UserError
 from Utils.files import require_like
+
+BYTES = 16  # for each parameter in training: it, its gradient and Adam's two moments, float32
 
 
 class DenseAdam(torch.optim.Adam):
@@ -63,3 +67,14 @@ class DenseAdam(torch.optim.Adam):
             found |= {f"{index}.{name}": value for name, value in moments.items()}
         require_like(path, "moments", found, expected, remedy)
         self.load_state_dict(self.state_dict() | {"state": state})
+
+
+def require_memory(num_parameters: int, what: str) -> None:
+    """Raise ``UserError`` if this machine's memory does not hold the training of so many."""
+    needed = BYTES * num_parameters
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > memory:
+        raise UserError(
+            f"{what} takes {needed / 1e9:,.0f} GB or more, and this machine has "
+            f"{memory / 1e9:,.0f} GB of memory; use a smaller one"
+        )

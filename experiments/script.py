@@ -76,6 +76,20 @@ class DistillationSettings(ModelSettings, TeacherSettings):
     """A student of a base model, and its teacher."""
 
 
+@dataclass
+class AssistantSettings(DistillationSettings):
+    """A student, its teacher, and assistants of sizes in between."""
+
+    # assistants between teacher and student
+    num_TAs: int = 2
+    # their sizes, as in 80,140; empty: d_i = d_S + i (d_T - d_S) / (num_TAs + 1)
+    TA_dims: str = ""
+
+    def irrelevant(self) -> set[str]:
+        """Return the settings that change nothing of what is learned."""
+        return super().irrelevant() | ({"num_TAs"} if self.TA_dims else set())
+
+
 def launch(main: Main, kind: type, description: str) -> None:
     """Start a script from its command line; errors are a line and exit status 2."""
     settings.launch(lambda args: start(main, kind, given_on(args, sys.argv[1:])), kind, description)

@@ -44,14 +44,79 @@ def load_teacher(args: Any, split: Split, device: torch.device) -> TrainedTeache
     return teacher
 
 
+def load_assistants(args: Any, split: Split, device: torch.device) -> list[TrainedTeacher]:
+    """Return a chain of assistants, largest first; train first what is missing.
+
+    The largest is the run of ``main_<args.kd>.py`` of its size, taught by ``args.teacher`` or the
+    teacher that belongs to the run; the next ones are runs of the script itself, with the larger
+    ones as their assistants. So whoever is larger stands at the same place in every such chain, and
+    is trained once.
+
+    Raises
+    ------
+    UserError
+        As ``load_teacher``, and if the sizes are none between student and teacher.
+    """
+    sizes = assistant_sizes(args.num_TAs, args.TA_dims, args.dim, args.teacher_dim)[::-1]
+    shared = {name: getattr(args, name) for name in (*SHARED, "teacher_dim", "teacher")}
+    assistants = []
+    for count, size in enumerate(sizes):
+        method, given = args.kd, shared | {"dim": size}
+        if count:
+            above = [str(larger) for larger in sizes[:count]]
+            name = "-".join([args.kd, "via", *above])
+            method, given = args.method, given | {"kd": args.kd, "name": name}
+            given["TA_dims"] = ",".join(above)
+        path = trained_run(method, given, split, role="assistant")
+        assistants.append(read_teacher(path, split, device, "delete it to have it trained anew"))
+    return assistants
+
+
+def assistant_sizes(count: int, chosen: str, d_s: int, d_t: int) -> list[int]:
+    """Return the sizes of assistants between a student's and a teacher's, smallest first.
+
+    Those that are ``chosen``, as in ``80,140``, or else ``d_s + i (d_t - d_s) / (count + 1)``.
+
+    Source: HyperKDMA paper, section 5.1, equation 20.
+
+    Raises
+    ------
+    UserError
+        If one is not larger than the student and smaller than the teacher, or not written so.
+    """
+    if not chosen:
+        sizes = [round(d_s + i * (d_t - d_s) / (count + 1)) for i in range(1, count + 1)]
+        if len({d_s, *sizes, d_t}) < count + 2:
+            raise UserError(
+                f"--num_TAs {count}: there are not so many sizes between the student's {d_s} and "
+                f"the teacher's {d_t}; use fewer"
+            )
+        return sizes
+    try:
+        sizes = sorted(map(int, chosen.split(",")))
+    except ValueError:
+        raise UserError(f"--TA_dims {chosen!r}: no sizes; write them like 80,140") from None
+    for size in sizes:
+        if not d_s < size < d_t:
+            raise UserError(
+                f"--TA_dims {chosen}: an assistant of size {size} is not between the student's "
+                f"{d_s} and the teacher's {d_t}"
+            )
+    if len(set(sizes)) < len(sizes):
+        raise UserError(f"--TA_dims {chosen}: two assistants of one size; name each size once")
+    return sizes
+
+
 def own_teacher(args: Any, split: Split) -> Path:
     """Return the checkpoint of the teacher that belongs to a run; train it to its end if needed."""
     given = {name: getattr(args, name) for name in SHARED} | {"dim": args.teacher_dim}
     return trained_run("no_KD", given, split)
 
 
-def trained_run(method: str, given: dict[str, Any], split: Split) -> Path:
+def trained_run(method: str, given: dict[str, Any], split: Split, role: str = "teacher") -> Path:
     """Return the checkpoint of a script's run with the settings ``given``; train what is missing.
+
+    ``role`` is what it is called in messages.
 
     Raises
     ------
@@ -66,23 +131,26 @@ def trained_run(method: str, given: dict[str, Any], split: Split) -> Path:
     if folder.config.exists():
         found = differences(folder.read_config()["settings"], wanted)
         if found:
+            as_it_is = f"take it as it is with --teacher {folder.checkpoints}, or "
             raise UserError(
-                f"{folder.logs}: is no teacher of the usual settings, but has {in_words(found)}; "
-                f"take it as it is with --teacher {folder.checkpoints}, or train the usual one "
-                f"with {shlex.join([*command, '--overwrite'])}"
+                f"{folder.logs}: is no {role} of the usual settings, but has {in_words(found)}; "
+                f"{as_it_is * (role == 'teacher')}train the usual one with "
+                f"{shlex.join([*command, '--overwrite'])}"
             )
     if folder.has_weights() and folder.summary.exists():
         return folder.best
     size = wanted.dim * (split.num_users + split.num_items)
     # Some 200 epochs; Adam streams every parameter through memory in a nanosecond a step.
     minutes = 200 * len(split.train_users) / wanted.batch_size * size * 1e-9 / 60
+    takes = f", in roughly {minutes:.1f} minutes on a CPU" * (method == "no_KD")
     print(
-        f"no finished teacher in {folder.checkpoints}: training it first, in roughly "
-        f"{minutes:.1f} minutes on a CPU\n{shlex.join([*command, '--resume'])}",
+        f"no finished {role} in {folder.checkpoints}: training it first{takes}\n"
+        f"{shlex.join([*command, '--resume'])}",
         flush=True,
     )
     if _run([sys.executable, script.__file__, *flags, "--resume"]):
-        raise UserError("the teacher could not be trained, as said above; --teacher PATH names one")
+        remedy = "; --teacher PATH names one" * (role == "teacher")
+        raise UserError(f"the {role} could not be trained, as said above{remedy}")
     return folder.best
 
 

@@ -4,11 +4,32 @@ A distiller is built from the student, the teacher and its own hyperparameters, 
 of them keep is in ``Models/distillers/distiller.py``.
 """
 
+from typing import Any
+
 from Models.distillers.cd import CD
 from Models.distillers.de import DE
+from Models.distillers.dgkd import DGKD
+from Models.distillers.distiller import RepresentationDistiller
+from Models.distillers.hyperkdma import HyperKDMA
 from Models.distillers.ir import ItemSideRRD
+from Models.distillers.phr import PHR
 from Models.distillers.rd import RD
 from Models.distillers.rrd import RRD
 from Models.distillers.s2d import S2D
+from Models.recommender import Recommender
+from Models.teacher import Teacher
 
-__all__ = ["CD", "DE", "RD", "RRD", "S2D", "ItemSideRRD"]
+__all__ = ["CD", "DE", "DGKD", "PHR", "RD", "RRD", "S2D", "HyperKDMA", "ItemSideRRD", "new_hints"]
+
+
+def new_hints(
+    args: Any, student: Recommender, teacher: Teacher, name: str = ""
+) -> RepresentationDistiller:
+    """Return the distiller of representations that a script's settings name, ``args.kd``."""
+    shared = {"layer": args.layer, "seed": args.seed, "name": name}
+    if args.kd == "DE":
+        return DE(
+            student, teacher, num_experts=args.num_experts, tau_0=args.tau_0, tau_P=args.tau_P,
+            P=args.P, **shared,
+        )  # fmt: skip
+    return PHR(student, teacher, enrichment=args.enrichment, precision=args.precision, **shared)

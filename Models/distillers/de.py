@@ -30,29 +30,28 @@ class DE(RepresentationDistiller):
     tau_0, tau_P, P : temperature at epoch 0 and at epoch P of the selection.
     expert_selection : ``gumbel``, the method; ``attention`` mixes all experts by their probability;
         ``one_large`` averages all experts; ``one_small`` has one expert (section 5.3, table 4).
-    layer : ``last``: the last hidden layer; ``embeddings``: the first one, with users and items
-        apart (section 4.1.3, the first of the two ways to distil NeuMF).
     variant : ``published_code``: squared norms, items weighted as above, and the temperature of the
         epoch before. ``paper``: norms (equation 7), every item or pair weighs 1, the epoch's
         temperature.
-    draws : ``seed`` and ``name``, see ``Distiller``.
+    base : ``layer`` (``embeddings`` is the first of the two ways to distil NeuMF in section 4.1.3)
+        and others, see ``RepresentationDistiller``; ``seed`` and ``name``, see ``Distiller``.
     """
 
     def __init__(
         self, student: Recommender, teacher: Teacher, *, num_experts: int, tau_0: float,
-        tau_P: float, P: int, expert_selection: str = "gumbel", layer: str = "last",
-        variant: str = "published_code", **draws: Any,
+        tau_P: float, P: int, expert_selection: str = "gumbel", variant: str = "published_code",
+        **base: Any,
     ) -> None:  # fmt: skip
-        super().__init__(student, teacher, layer=layer, **draws)
+        super().__init__(student, teacher, **base)
         self.tau_0, self.tau_P, self.P = tau_0, tau_P, P
         self.expert_selection, self.variant = expert_selection, variant
         self.num_experts = 1 if expert_selection == "one_small" else num_experts
         generator = self.draws.generator("init DE")
         self.experts, self.selectors = nn.ModuleDict(), nn.ModuleDict()
-        for kind, (d_s, d_t) in self.sizes.items():
-            self.experts[kind] = Experts(self.num_experts, d_s, d_t, generator)
+        for kind in self.kinds:
+            self.experts[kind] = Experts(self.num_experts, self.d_s, self.d_t, generator)
             if expert_selection in ("gumbel", "attention"):
-                self.selectors[kind] = Selector(num_experts, d_t, generator)
+                self.selectors[kind] = Selector(num_experts, self.d_t, generator)
         self.to(self.device)
 
     def begin_epoch(self, epoch: int) -> None:
@@ -63,22 +62,20 @@ class DE(RepresentationDistiller):
 
     def entities(self, batch: Pairs) -> tuple[tuple[Tensor, Tensor], dict[str, Tensor]]:
         """Return what is distilled, users and items or pairs of them, and the weight of each."""
-        users, positives, negatives = batch
-        if "pair" in self.experts:
-            pairs = users.repeat(2), torch.cat([positives, negatives])
-            weight = 1.0 if self.variant == "paper" else 0.5
-            return pairs, {"pair": torch.full((len(pairs[0]),), weight, device=self.device)}
-        users, user_weights = distinct(users)
-        if self.variant == "paper":
-            items, item_weights = distinct(torch.cat([positives, negatives]))
-        else:
-            (above, first), (below, second) = distinct(positives), distinct(negatives)
-            items, item_weights = torch.cat([above, below]), torch.cat([first, second]) / 2
-        return (users, items), {"user": user_weights, "item": item_weights}
+        entities, weights = super().entities(batch)
+        if self.variant != "paper":
+            return entities, weights
+        if "pair" in weights:
+            return entities, {"pair": torch.ones_like(weights["pair"])}
+        items, item_weights = distinct(torch.cat([batch.positives, batch.negatives]))
+        return (entities[0], items), {"user": weights["user"], "item": item_weights}
 
-    def distance(self, kind: str, h_student: Tensor, target: Tensor) -> Tensor:
+    def distance(
+        self, kind: str, h_student: Tensor, target: Tensor, context: Tensor | None = None
+    ) -> Tensor:
         """Return how far the experts stay from the target, which selects among them: ``(N,)``."""
-        rest = target - self.experts[kind](h_student, self._expert_weights(kind, target))
+        selects = target if context is None else context
+        rest = target - self.experts[kind](h_student, self._expert_weights(kind, selects))
         return rest.norm(dim=1) if self.variant == "paper" else rest.square().sum(dim=1)
 
     def _expert_weights(self, kind: str, h_t: Tensor) -> Tensor:

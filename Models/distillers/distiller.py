@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from Models.recommender import Recommender
 from Models.teacher import Teacher
-from Utils.dataset import Pairs
+from Utils.dataset import Pairs, distinct
 from Utils.errors import UserError
 from Utils.seeding import Draws
 
@@ -40,13 +40,14 @@ class Distiller(nn.Module, ABC):
 class RepresentationDistiller(Distiller):
     """Brings representations of the student near those of a teacher, or near any other target.
 
-    A subclass says which entities of a batch count and how far one is from its target; whoever
-    has another target than the teacher's representations asks the same two functions.
+    A subclass says how far an entity is from its target; whoever has another target than the
+    teacher's representations asks the same function.
 
     Parameters
     ----------
     layer : ``last``: the last hidden layer; ``embeddings``: the first one, with users and items
-        apart.
+        apart; ``gmf``: of this only what enters the product of user and item, as in factor models.
+    target_dim : size of the targets, if they are not the teacher's representations.
     draws : ``seed`` and ``name``, see ``Distiller``.
 
     Raises
@@ -61,12 +62,14 @@ class RepresentationDistiller(Distiller):
         teacher: Teacher,
         *,
         layer: str = "last",
+        target_dim: int | None = None,
         **draws: Any,
     ) -> None:
         super().__init__(**draws)
         self.student, self.teacher = {
             "last": (student.representations, teacher.representations),
             "embeddings": (student.embeddings, teacher.embeddings),
+            "gmf": (student.gmf_embeddings, teacher.gmf_embeddings),
         }[layer]
         self.num_users, self.num_items = student.num_users, student.num_items
         self.device = teacher.device
@@ -77,23 +80,44 @@ class RepresentationDistiller(Distiller):
                 f"the teacher's last layer encodes each {' and '.join(h_t)}, the student's each "
                 f"{' and '.join(h_s)}; use a teacher of the same base model, or --layer embeddings"
             )
-        # kind of entity -> the sizes of its representations, d_s and d_t
-        self.sizes = {kind: (h_s[kind].shape[1], h_t[kind].shape[1]) for kind in h_s}
+        self.kinds, first = list(h_s), next(iter(h_s))  # users and items are of one size
+        self.d_s, self.d_t = h_s[first].shape[1], target_dim or h_t[first].shape[1]
 
-    @abstractmethod
     def entities(self, batch: Pairs) -> tuple[tuple[Tensor, Tensor], dict[str, Tensor]]:
         """Return the users and items to distil, and by kind the weight of each.
 
-        What ``representations`` takes, and ``{"user": (B,), "item": (C,)}`` or ``{"pair": (B,)}``.
+        What ``representations`` takes, and ``{"user": (B,), "item": (C,)}`` or ``{"pair": (B,)}``:
+        distinct users weigh 1, distinct positives and distinct negatives one half, as do pairs.
         """
+        users, positives, negatives = batch
+        if "pair" in self.kinds:
+            pairs = users.repeat(2), torch.cat([positives, negatives])
+            return pairs, {"pair": torch.full((len(pairs[0]),), 0.5, device=self.device)}
+        users, user_weights = distinct(users)
+        (above, first), (below, second) = distinct(positives), distinct(negatives)
+        items, item_weights = torch.cat([above, below]), torch.cat([first, second]) / 2
+        return (users, items), {"user": user_weights, "item": item_weights}
 
     @abstractmethod
-    def distance(self, kind: str, h_student: Tensor, target: Tensor) -> Tensor:
-        """Return how far entities are from given targets: ``(N, d_s), (N, d_t) -> (N,)``."""
+    def distance(
+        self, kind: str, h_student: Tensor, target: Tensor, context: Tensor | None = None
+    ) -> Tensor:
+        """Return how far entities are from given targets: ``(N, d_s), (N, d_t) -> (N,)``.
+
+        ``context`` (N, d_t) is what the way to the target depends on; None: on the target itself.
+        """
+
+    def contexts(self, entities: tuple[Tensor, Tensor]) -> dict[str, Tensor | None]:
+        """Return by kind what the way to the teacher's representations depends on."""
+        return dict.fromkeys(self.kinds)
 
     def loss(self, batch: Pairs) -> Tensor:
         """Return the weighted sum of the distances to the teacher's representations."""
         entities, weights = self.entities(batch)
         h_s, h_t = self.student(*entities), self.teacher(*entities)
-        terms = [self.distance(kind, h_s[kind], h_t[kind]) @ weights[kind] for kind in h_s]
+        contexts = self.contexts(entities)
+        terms = [
+            self.distance(kind, h_s[kind], h_t[kind], contexts[kind]) @ of_kind
+            for kind, of_kind in weights.items()
+        ]
         return torch.stack(terms).sum()
