@@ -58,7 +58,7 @@ def main(args: Settings, split: Split, device: Device) -> None:
         for epoch in run.epochs():
             for batch in sampler.epoch(epoch):
                 base, kd = student.loss(batch), distiller.loss(batch)
-                run.step(base + args.lmbda_KD * kd, base=base, **{args.kd: kd})
+                run.step(base + args.lmbda_KD * kd, base=base, KD=kd)
 
 
 if __name__ == "__main__":

@@ -13,14 +13,20 @@ import pytest
 import torch
 from conftest import SCRIPT_NAMES, killed_in, run, settings, trained_teacher
 
+import experiments.teacher
 import main_CD
 import main_DE
 import main_DERRD
+import main_DETA
+import main_DGKD
 import main_IRRRD
 import main_no_KD
+import main_PHR
+import main_PHRTA
 import main_RD
 import main_S2D
 import main_SVD
+import main_TAKD
 import main_URRD
 from experiments.teacher import load_teacher
 from Models import MODELS, build_model
@@ -32,7 +38,11 @@ from Utils.run_folder import epochs_of
 from Utils.split import FULL_RANKING, LEAVE_ONE_OUT
 
 METRICS = LEAVE_ONE_OUT.metrics
-METHODS = (main_RD, main_CD, main_DE, main_URRD, main_IRRRD, main_DERRD)  # a term beside the base
+CHAINS = (main_TAKD, main_DGKD)  # with assistants that are runs of their own
+METHODS = (  # a term beside the base
+    *(main_RD, main_CD, main_DE, main_URRD, main_IRRRD, main_DERRD, main_PHR, main_DETA),
+    *(main_PHRTA, *CHAINS),
+)
 TRAINED = (*METHODS, main_S2D)
 SMALL = {
     "dim": 8,
@@ -62,6 +72,10 @@ SMALL = {
     "refresh": 2,
     "w": 0.3,
     "tau": 2.0,
+    "lmbda_PHR": 0.01,
+    "lmbda_TA": 0.01,
+    "lmbda_KD": 0.01,
+    "num_TAs": 2,
 }
 NO_KD = {"dataset", "seed", "dim", "lr", "reg", "batch_size", "max_epoch", "patience"}
 NO_KD |= {"split", "data_dir", "selection", "model", "device", "threads", "name", "resume"}
@@ -102,7 +116,20 @@ OTHER_VALUES = {
     "start": "spectral",
     "w": 0.5,
     "tau": 1.0,
+    "lmbda_PHR": 0.02,
+    "lmbda_TA": 0.02,
+    "lmbda_KD": 0.02,
+    "kd": "PHR",
+    "num_TAs": 3,
+    "TA_dims": "10",
+    "num_dropped": 2,
+    "enrichment": "none",
+    "precision": "bf16",
+    "projection": "shared",
+    "gate": "none",
+    "detach_targets": True,
 }
+OF_PHR = {"enrichment", "precision"}  # of main_TAKD.py and main_DGKD.py these act with --kd PHR
 ELSEWHERE = {
     "teacher": "test_teacher.py",
     "teacher_dim": "test_teacher.py",
@@ -110,9 +137,38 @@ ELSEWHERE = {
     "refresh": "test_the_students_list_is_made_anew_after_some_epochs",
     "num_layers": "test_every_method_runs_on_every_base_model_and_resumes",
     "save_selection": "test_the_experts_of_the_wanted_epochs_are_kept",
+    "save_gates": "test_the_gates_of_the_wanted_epochs_are_kept",
 }
 
 pytestmark = pytest.mark.usefixtures("workdir")
+
+
+@pytest.fixture(scope="session")
+def assistant_of(tmp_path_factory):
+    """The checkpoint of an assistant of a size, which learned from nobody."""
+
+    @cache
+    def path(dim: int, model: str):
+        with pytest.MonkeyPatch.context() as patch:
+            folder = tmp_path_factory.mktemp("assistant")
+            patch.chdir(folder)
+            run(main_no_KD, dim=dim, model=model, lr=0.01, reg=0.001, max_epoch=2)
+        return next(folder.rglob("best.pt"))
+
+    return path
+
+
+@pytest.fixture(autouse=True)
+def assistants(monkeypatch, assistant_of):
+    """Assistants are at hand at once; tests/test_assistants.py has real ones."""
+    original = experiments.teacher.trained_run
+
+    def trained_run(method, given, split, role="teacher"):
+        if role == "teacher" or split.name != "seed0":
+            return original(method, given, split, role)
+        return assistant_of(given["dim"], given["model"])
+
+    monkeypatch.setattr(experiments.teacher, "trained_run", trained_run)
 
 
 def small(script: ModuleType, teacher_path, **changes) -> dict:
@@ -241,11 +297,11 @@ def usual(tmp_path_factory, teacher_path):
     """What the scripts give with the small settings, each run once."""
 
     @cache
-    def metrics(script: ModuleType) -> bytes:
+    def metrics(script: ModuleType, **changes) -> bytes:
         folder = tmp_path_factory.mktemp("usual")
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(folder)
-            train(script, teacher_path)
+            train(script, teacher_path, **changes)
         return read(folder, script, "metrics.csv")
 
     return metrics
@@ -256,13 +312,14 @@ CASES = [(script, name) for script in TRAINED for name in OTHER_VALUES if name i
 
 @pytest.mark.parametrize(("script", "name"), CASES)
 def test_a_setting_that_is_accepted_is_used(script, name, workdir, teacher_path, usual):
-    changes = {name: OTHER_VALUES[name]}
+    others = {"kd": "PHR"} if script in CHAINS and name in OF_PHR else {}
+    changes = others | {name: OTHER_VALUES[name]}
     if name == "seed":  # another split, so the teacher is another one as well
         run(main_no_KD, dim=16, seed=1, max_epoch=1)
         changes |= {"teacher": "checkpoints/synthetic/BPR-d16/no_KD/seed1"}
     train(script, teacher_path, **changes)
     (path,) = workdir.glob(f"logs/*/*/{method(script)}/*/metrics.csv")
-    assert path.read_bytes() != usual(script)
+    assert path.read_bytes() != usual(script, **others)
 
 
 def test_de_rrd_uses_every_setting_of_both(workdir, teacher_path, usual):
@@ -300,7 +357,7 @@ def test_a_number_out_of_range_is_refused_at_once(script):
     assert len(numbers) >= 4
     for name, kind in numbers.items():
         from_zero = name in ("reg", "seed", "threads", "warm_up", "w") or name.startswith("lmbda")
-        from_zero |= (script, name) == (main_S2D, "num_samples")
+        from_zero |= (script, name) in ((main_S2D, "num_samples"), (main_DGKD, "num_dropped"))
         wrong = [] if name == "T2" else [-1] if from_zero else [-1, 0]
         wrong += [math.nan, math.inf] if kind is float else []
         for number in map(kind, wrong):
@@ -339,6 +396,20 @@ def test_the_experts_of_the_wanted_epochs_are_kept(script, workdir, teacher_path
     assert epochs < 50
 
 
+@pytest.mark.parametrize("script", [main_DETA, main_PHRTA])
+def test_the_gates_of_the_wanted_epochs_are_kept(script, workdir, teacher_path, split):
+    train(script, teacher_path, save_gates="0,-1")
+    found = sorted((workdir / "logs").rglob("gates-epoch*.npz"))
+    assert [path.name for path in found] == ["gates-epoch0.npz", "gates-epoch2.npz"]
+    gates = []
+    for path in found:
+        with np.load(path) as kept:
+            gates.append(np.concatenate([kept["user"], kept["item"]]))
+            assert kept["user"].shape == (split.num_users, 2)
+        np.testing.assert_allclose(gates[-1].sum(axis=1), 1, atol=1e-3)
+    assert not np.array_equal(*gates)  # they learn
+
+
 def test_epochs_are_written_with_commas():
     assert epochs_of("0,20,-1") == [0, 20, -1]
     assert epochs_of("") == []
@@ -352,7 +423,7 @@ def test_the_record_says_which_teacher_it_was_and_a_finished_run_asks_none(
     script, workdir, teacher_path, teacher, monkeypatch, capsys
 ):
     train(script, teacher_path)
-    (record,) = json.loads(read(workdir, script, "config.json"))["teachers"]
+    record, *_ = json.loads(read(workdir, script, "config.json"))["teachers"]
     assert record["sha256"] == teacher.sha256
     assert record["dim"] == 16
     assert record["metrics"]["test_H@5"] == pytest.approx(teacher.metrics["test_H@5"], abs=1e-6)
