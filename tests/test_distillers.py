@@ -11,7 +11,7 @@ import torch
 from scipy.stats import chisquare
 
 from Models import build_model, distillers
-from Models.distillers import CD, DE, RD, RRD, ItemSideRRD
+from Models.distillers import CD, DE, PHR, RD, RRD, HyperKDMA, ItemSideRRD
 from Models.distillers.distiller import Distiller, RepresentationDistiller
 from Models.distillers.rd import discrepancy_weights, position_weights
 from Models.distillers.rrd import relaxed_ranking_loss
@@ -570,9 +570,16 @@ def test_the_students_list_is_made_anew_and_survives_a_resume(student, teacher, 
 
 
 def all_distillers(student, teacher, name="") -> list[Distiller]:
+    """Those of representations first."""
     rrd = RRD(student, teacher, K=3, L=2, T=3.0, pool=50, name=name)
+    assistants = [
+        PHR(student, teacher, enrichment="none", target_dim=size, name=f"{name} {size}")
+        for size in (10, 12)
+    ]
     return [
         experts(student, teacher, expert_selection="attention", name=name),
+        PHR(student, teacher, name=name),
+        HyperKDMA(student, teacher, assistants, name=name),
         rrd,
         ItemSideRRD(rrd, student, teacher, K=3, L=2, T=3.0, pool=50, name=name),
         ranking_distillation(student, teacher, warm_up=0, name=name),
@@ -621,7 +628,7 @@ def test_a_representation_distiller_takes_any_target(student, teacher):
 
 def test_users_are_all_that_lists_need(student, teacher):
     """So that methods on lists serve a base model that trains on users and not on pairs."""
-    for distiller in all_distillers(student, teacher)[1:]:
+    for distiller in all_distillers(student, teacher)[3:]:
         if hasattr(distiller, "rrd"):
             distiller.rrd.begin_epoch(0)
         distiller.begin_epoch(0)
@@ -631,15 +638,17 @@ def test_users_are_all_that_lists_need(student, teacher):
 def test_repeats_that_weigh_nothing_change_neither_loss_nor_gradient(student, teacher, monkeypatch):
     """What is done where distinct values cannot be counted without waiting for the device."""
     for distiller in all_distillers(student, teacher):
-        module = sys.modules[type(distiller).__module__]
+        modules = [
+            sys.modules[kind.__module__] for kind in (type(distiller), RepresentationDistiller)
+        ]
         if hasattr(distiller, "rrd"):
             distiller.rrd.begin_epoch(0)
         distiller.begin_epoch(0)
         found = []
         for replaced in (False, True):
             with monkeypatch.context() as patch:
-                if replaced:
-                    patch.setattr(module, "distinct", distinct_by_weight)
+                for place in places if replaced else ():
+                    patch.setattr(place, "distinct", distinct_by_weight, raising=False)
                 loss = distiller.loss(BATCH)
             loss.backward()
             modules = (student, distiller)
