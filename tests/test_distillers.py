@@ -638,9 +638,8 @@ def test_users_are_all_that_lists_need(student, teacher):
 def test_repeats_that_weigh_nothing_change_neither_loss_nor_gradient(student, teacher, monkeypatch):
     """What is done where distinct values cannot be counted without waiting for the device."""
     for distiller in all_distillers(student, teacher):
-        modules = [
-            sys.modules[kind.__module__] for kind in (type(distiller), RepresentationDistiller)
-        ]
+        kinds = type(distiller), RepresentationDistiller
+        places = [sys.modules[kind.__module__] for kind in kinds]
         if hasattr(distiller, "rrd"):
             distiller.rrd.begin_epoch(0)
         distiller.begin_epoch(0)
