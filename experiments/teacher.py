@@ -84,26 +84,22 @@ def assistant_sizes(count: int, chosen: str, d_s: int, d_t: int) -> list[int]:
     UserError
         If one is not larger than the student and smaller than the teacher, or not written so.
     """
-    if not chosen:
-        sizes = [round(d_s + i * (d_t - d_s) / (count + 1)) for i in range(1, count + 1)]
-        if len({d_s, *sizes, d_t}) < count + 2:
-            raise UserError(
-                f"--num_TAs {count}: there are not so many sizes between the student's {d_s} and "
-                f"the teacher's {d_t}; use fewer"
-            )
-        return sizes
-    try:
-        sizes = sorted(map(int, chosen.split(",")))
-    except ValueError:
-        raise UserError(f"--TA_dims {chosen!r}: no sizes; write them like 80,140") from None
+    asked = f"--num_TAs {count}"
+    sizes = [round(d_s + i * (d_t - d_s) / (count + 1)) for i in range(1, count + 1)]
+    if chosen:
+        asked = f"--TA_dims {chosen}"
+        try:
+            sizes = sorted(map(int, chosen.split(",")))
+        except ValueError:
+            raise UserError(f"{asked}: these are no sizes; write them like 80,140") from None
     for size in sizes:
         if not d_s < size < d_t:
             raise UserError(
-                f"--TA_dims {chosen}: an assistant of size {size} is not between the student's "
-                f"{d_s} and the teacher's {d_t}"
+                f"{asked}: an assistant of size {size} is not between the student's {d_s} and the "
+                f"teacher's {d_t}"
             )
     if len(set(sizes)) < len(sizes):
-        raise UserError(f"--TA_dims {chosen}: two assistants of one size; name each size once")
+        raise UserError(f"{asked}: two assistants of one size; use fewer, or others")
     return sizes
 
 

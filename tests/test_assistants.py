@@ -278,14 +278,16 @@ def test_sizes_are_at_even_distances(count, d_s, d_t, sizes):
         (8, "300", "--TA_dims 300: an assistant of size 300 is not between the student's 20 and"),
         (8, "40,20", "an assistant of size 20 is not between"),
         (8, "40,200", "of size 200 is not between the student's 20 and the teacher's 200"),
-        (8, "40,40", "--TA_dims 40,40: two assistants of one size; name each size once"),
-        (8, "40;60", "--TA_dims '40;60': no sizes; write them like 80,140"),
-        (180, "", "--num_TAs 180: there are not so many sizes between the student's 20 and the"),
+        (8, "40,40", "--TA_dims 40,40: two assistants of one size; use fewer, or others"),
+        (8, "40;60", "--TA_dims 40;60: these are no sizes; write them like 80,140"),
+        (180, "", "--num_TAs 180: "),
     ],
 )
 def test_sizes_that_cannot_be_are_refused(count, chosen, words):
     with pytest.raises(UserError, match=words):
         assistant_sizes(count, chosen, 20, 200)
+    with pytest.raises(UserError, match="--num_TAs 2: an assistant of size 167 is not between"):
+        assistant_sizes(2, "", 200, 100)
     assert assistant_sizes(1, "60,40", 20, 200) == [40, 60]
 
 
