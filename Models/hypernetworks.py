@@ -1,12 +1,14 @@
 """Networks whose outputs are the weights of linear mappings, one mapping an entity."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from Models.heads import linear_weights
 from Utils.optimizer import require_memory
 
 BLOCK = 1024  # products of two entries, of every entity, that are held at a time
+ROWS = 256  # entities come in multiples: low-precision kernels are made and kept for each number
 PRECISIONS = {"float32": None, "bf16": torch.bfloat16}  # of products; None: as what is multiplied
 
 
@@ -29,12 +31,12 @@ class PersonalMapping(nn.Module):
 
     def forward(self, context: Tensor, h_s: Tensor) -> Tensor:
         """Return each entity's ``h_s`` mapped: ``(N, d_t), (N, d_s) -> (N, d_t)``."""
-        dtype = self.dtype or h_s.dtype
-        parts = context, h_s, self.weight1, self.bias1, self.weight2, self.bias2
+        dtype, count = self.dtype or h_s.dtype, len(h_s)
+        parts = *map(_padded, (context, h_s)), self.weight1, self.bias1, self.weight2, self.bias2
         context, mapped, weight1, bias1, weight2, bias2 = (part.to(dtype) for part in parts)
         hidden = torch.addmm(bias1, context, weight1).relu_()
         theta = torch.addmm(bias2, hidden, weight2).view(-1, *self.shape)
-        return torch.bmm(mapped.unsqueeze(1), theta).squeeze(1).to(h_s.dtype)
+        return torch.bmm(mapped.unsqueeze(1), theta).squeeze(1)[:count].to(h_s.dtype)
 
 
 class Projections(nn.Module):
@@ -70,8 +72,14 @@ class Projections(nn.Module):
         """Return the projections: ``(N, d_t) -> (N, d_1), ..., (N, d_m)``."""
         projected = h_t @ self.bias
         if len(self.weight):
-            projected = projected + _Quadratic.apply(h_t, self.weight, self.dtype or h_t.dtype)
+            quadratic = _Quadratic.apply(_padded(h_t), self.weight, self.dtype or h_t.dtype)
+            projected = projected + quadratic[: len(h_t)]
         return projected.split(self.sizes, dim=1)
+
+
+def _padded(rows: Tensor) -> Tensor:
+    """Return ``(N, d)`` with rows of zeros below, so that their number is a multiple of ROWS."""
+    return F.pad(rows, (0, 0, 0, -len(rows) % ROWS))
 
 
 class _Quadratic(torch.autograd.Function):
