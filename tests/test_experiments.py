@@ -83,11 +83,16 @@ def test_a_runs_flags_make_its_settings(paper, name, model):
         for flag in planned_run.flags:
             name, _, text = flag.removeprefix("--").partition("=")
             number = {"int": int, "float": float}.get(str(kinds[name]).split()[0].strip("<"))
-            value = json.loads(text) if text.replace(".", "").replace("e-", "").isdigit() else text
+            value = text
+            if kinds[name] is bool:
+                assert text == ""  # such a flag has no value
+                value = True
+            elif kinds[name] is not str and text.replace(".", "").replace("e-", "").isdigit():
+                value = json.loads(text)
             given[name] = number(value) if number else value
         resolved = plan.resolve(kind, given)[0]
-        for name, _ in planned_run.cell.changes:
-            assert getattr(resolved, name) == dict(planned_run.cell.changes)[name]
+        for name, value in planned_run.cell.changes:
+            assert getattr(resolved, name) == (value(model) if callable(value) else value)
         assert resolved == planned_run.settings
 
 

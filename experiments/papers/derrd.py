@@ -28,7 +28,7 @@ from experiments.paper import (
     beside_student,
 )
 from experiments.papers.derrd_users import expert_figure, gain_figure, groups_gain, specialises
-from experiments.plan import PUBLISHED, STUDENT, TEACHER, Cell, changed
+from experiments.plan import PUBLISHED, STUDENT, TEACHER, Cell, changed, has_factors
 from experiments.printed import lookup
 from experiments.results import markdown_table
 from Utils.split import LEAVE_ONE_OUT
@@ -42,7 +42,13 @@ NOTES = {"Foursquare": "Another crawl than the paper's, which is not public: do 
 
 # --- cells ---------------------------------------------------------------------------------------
 
-SELECTION = (("save_selection", "0,20,-1"),)  # which expert is whose, for figure 6
+
+def selection_at(model: str) -> str:
+    """Return when to keep which expert is whose, for figure 6: where users have their own."""
+    return "0,20,-1" if has_factors(model) else ""
+
+
+SELECTION = (("save_selection", selection_at),)
 RD, CD, RRD = Cell("RD", "RD"), Cell("CD", "CD"), Cell("RRD", "URRD")
 DE, DE_RRD = Cell("DE", "DE", keeps=SELECTION), Cell("DE-RRD", "DERRD", keeps=SELECTION)
 SVD = Cell("SVD", "SVD", needs_factors=True)
