@@ -31,6 +31,7 @@ from experiments.papers.derrd_users import expert_figure, gain_figure, groups_ga
 from experiments.plan import PUBLISHED, STUDENT, TEACHER, Cell, changed, has_factors
 from experiments.printed import lookup
 from experiments.results import markdown_table
+from experiments.user_space import SPACE
 from Utils.split import LEAVE_ONE_OUT
 
 if TYPE_CHECKING:
@@ -281,7 +282,6 @@ CLAIMS = [
 # --- experiments ---------------------------------------------------------------------------------
 
 TIMES = Afterwards("experiments.inference", "{dataset}/inference/{model}.json")
-USER_SPACE = Afterwards("experiments.papers.derrd_user_space", "user_space.npz", True, minutes=0.1)
 OF_A_TESLA = "The paper's times are of a Tesla P40."
 
 EXPERIMENTS = {
@@ -314,13 +314,13 @@ EXPERIMENTS = {
         "Figure 5: gain by group of users",
         [STUDENT, ATTENTION, ONE_LARGE, DE],
         figure=gain_figure,
-        afterwards=[USER_SPACE],
+        afterwards=[SPACE],
     ),
     "figure6": Experiment(
         "Figure 6: which expert is whose",
         [replace(DE, needs_factors=True)],  # elsewhere, users have no experts of their own
         figure=expert_figure,
-        afterwards=[USER_SPACE],
+        afterwards=[SPACE],
     ),
     "figure7": Experiment(
         "Figure 7: lambdas, number of experts, K",
