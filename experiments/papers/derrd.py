@@ -144,12 +144,9 @@ def panels(view: View) -> dict[str, dict[str, dict[float, list[float]]]]:
     """
     found = {}
     for title, cells in POINTS.items():
-        points = {0: STUDENT} | {value: cell for value, cell in cells.items() if view.runs(cell)}
-        common = view.evidence.common([view.place(cell) for cell in points.values()], METRIC)
-        scores = np.array(list(common.values()))  # (splits, cells)
-        if len(points) > 2 and len(scores):
-            label = points[max(points)].label.split(",")[0]
-            found[title] = {label: dict(zip(points, scores.T.tolist(), strict=True))}
+        scores = figures.scores_by_value(view, {0: STUDENT} | cells)
+        if scores:
+            found[title] = {cells[max(cells)].label.split(",")[0]: scores}
     return found
 
 
