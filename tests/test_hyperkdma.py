@@ -175,6 +175,10 @@ def test_what_a_cell_is_compared_with(logs):
     assert beside["HyperKDMA+DE"] == "DGKD+DE"
     assert beside["HyperKDMA+PHR w/o GNet"] == "HyperKDMA+PHR"
     assert beside["HyperKDMA+DE, m = 4"] == "HyperKDMA+DE"
+    assert PAPER.against(None, at(WITH_DE.no_gate)) == at(WITH_DE.full)  # with its sizes
+    (row,) = (row for row in view(logs, "parts").main_rows if row.method == WITH_DE.no_gate.label)
+    assert row.against == "HyperKDMA+DE"
+    assert -0.04 < row.gain < -0.02
 
 
 LINKS = {
