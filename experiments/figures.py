@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from experiments.paper import View
+    from experiments.plan import Cell
 
 # Okabe and Ito's colours; line styles tell the curves apart without them.
 STYLES = [
@@ -332,3 +333,17 @@ def time_figure(view: View) -> Figure | None:
         if (runs := view.runs(cell))
     }
     return time_map(points, f"test {view.paper.metric}") if points else None
+
+
+def scores_by_value(view: View, points: dict[float, Cell]) -> dict[float, list[float]]:
+    """Return value -> main metric by run, of cells that differ in the value of a setting.
+
+    All are of the same splits, those that each of the cells was run on that were run at all; empty
+    for fewer than three points.
+    """
+    points = {value: cell for value, cell in points.items() if view.runs(cell)}
+    if len(points) < 3:
+        return {}
+    common = view.evidence.common([view.place(cell) for cell in points.values()], view.paper.metric)
+    scores = np.array(list(common.values()))  # (splits, cells)
+    return dict(zip(points, scores.T.tolist(), strict=True)) if len(scores) else {}

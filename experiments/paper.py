@@ -74,7 +74,7 @@ class Experiment:
 def beside(place: Place, other: Cell) -> Place:
     """Return the place of another cell, of the size and the split of this one."""
     split = tuple(pair for pair in place.cell.changes if pair[0] in dict(PUBLISHED))
-    return place._replace(cell=replace(other, phi=place.cell.phi, changes=split))
+    return place._replace(cell=replace(other, phi=place.cell.phi, changes=other.changes + split))
 
 
 def beside_student(_: Evidence, place: Place) -> Place | None:

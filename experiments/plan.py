@@ -16,9 +16,9 @@ class Cell:
     """What a table's row, or a figure's point, is made of: a method and what differs for it.
 
     ``phi`` is the student's parameters as a share of the teacher's. ``changes`` are settings of the
-    script that are not those of the table of tuned settings, as pairs of name and value. ``keeps``
-    are settings that change no number but say what a run keeps, on base models with factors. A cell
-    that ``needs_factors`` is not on other base models.
+    script that are not those of the table of tuned settings, as pairs of name and value; a value
+    may be a function of the base model. ``keeps`` are such settings that change no number but say
+    what a run keeps. A cell that ``needs_factors`` is not on other base models.
     """
 
     label: str
@@ -35,9 +35,10 @@ PUBLISHED = (("split", "published"), ("selection", "published_code"))
 
 
 def changed(cell: Cell, label: str = "", **changes: Any) -> Cell:
-    """Return a cell with settings of its own; without ``label``, the label says which."""
+    """Return a cell with further settings of its own; without ``label``, the label says which."""
     said = ", ".join(f"{name} = {value:g}" for name, value in changes.items() if not label)
-    return replace(cell, label=label or f"{cell.label}, {said}", changes=tuple(changes.items()))
+    every = dict(cell.changes) | changes
+    return replace(cell, label=label or f"{cell.label}, {said}", changes=tuple(every.items()))
 
 
 @dataclass(frozen=True)
@@ -90,23 +91,27 @@ def planned(cell: Cell, dataset: str, model: str, seed: int) -> PlannedRun:
     dim = round(cell.phi * SIZES[model]["teacher_dim"])
     flags: dict[str, Any] = {"dataset": dataset, "model": model, "seed": seed, "dim": dim}
     usual = resolve(kind, flags)[0]
-    changes = {key: value for key, value in cell.changes if getattr(usual, key) != value}
-    flags |= changes
-    if has_factors(model):
-        flags |= cell.keeps
+    changes, keeps = (_unusual(usual, pairs) for pairs in (cell.changes, cell.keeps))
+    flags |= changes | keeps
     if changes.get("split") == "published" and seed and hasattr(usual, "teacher"):
         teacher = planned(replace(TEACHER, changes=PUBLISHED), dataset, model, 0)
         flags["teacher"] = str(teacher.folder.checkpoints)
     name = [
-        value if isinstance(value, str) else f"{key}-{value:g}"
+        value.replace(",", "-") if isinstance(value, str) else f"{key}-{value:g}"
         for key, value in changes.items()
         if key not in ("split", "selection")
     ]
     if name:
         flags["name"] = "-".join(name)
     settings = resolve(kind, flags)[0]
-    flags = tuple(f"--{name}={value}" for name, value in flags.items())
-    return PlannedRun(cell, settings, RunFolder.of(settings), flags)
+    given = (f"--{name}" + f"={value}" * (value is not True) for name, value in flags.items())
+    return PlannedRun(cell, settings, RunFolder.of(settings), tuple(given))
+
+
+def _unusual(usual: Any, pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Return those of a cell's settings, on the base model of the usual ones, that differ."""
+    values = {key: value(usual.model) if callable(value) else value for key, value in pairs}
+    return {key: value for key, value in values.items() if getattr(usual, key) != value}
 
 
 def plan(

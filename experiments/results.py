@@ -39,6 +39,17 @@ def read_runs(logs: Path) -> list[dict[str, Any]]:
     ]
 
 
+def count_of(run: dict[str, Any], what: str) -> int | None:
+    """Return the number of users or items, ``num_users``, in a run's data; None if it is silent."""
+    return run["folder"].read_config()["data"].get(what)
+
+
+def kept(run: dict[str, Any], name: str) -> dict[int, Path]:
+    """Return the files ``<name>-epoch<n>.npz`` that a run has kept, by epoch."""
+    files = run["folder"].logs.glob(f"{name}-epoch*.npz")
+    return dict(sorted((int(path.stem.removeprefix(f"{name}-epoch")), path) for path in files))
+
+
 def _broken(place: object, fault: object) -> UserError:
     return UserError(f"{place}: {fault}; delete its folder, or run it again with --overwrite")
 

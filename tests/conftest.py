@@ -1,6 +1,8 @@
 """What tests share: the built-in data, real data where it is, scripts as a user runs them."""
 
 import contextlib
+import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -14,6 +16,8 @@ import torch
 
 import main_DE
 import main_no_KD
+from experiments.evidence import Place
+from experiments.plan import PlannedRun, planned
 from experiments.script import start
 from experiments.settings import resolve
 from experiments.teacher import load_teacher
@@ -21,8 +25,9 @@ from Models import build_model
 from Models.recommender import Recommender
 from Models.teacher import TrainedTeacher
 from Utils.dataset import PairSampler, UserSampler
+from Utils.evaluation import metrics
 from Utils.sources import load_interactions
-from Utils.split import HeldOut, Split, by_share, leave_one_out
+from Utils.split import LEAVE_ONE_OUT, HeldOut, Split, by_share, leave_one_out
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT_NAMES = sorted(path.name for path in ROOT.glob("main_*.py"))
@@ -162,3 +167,38 @@ def assert_refused(result: subprocess.CompletedProcess, *words: str) -> None:
     last = result.stderr.strip().splitlines()[-1]
     for word in words:
         assert word in last, f"{word!r} is not in {last!r}"
+
+
+# --- made-up runs --------------------------------------------------------------------------------
+
+
+def below(logs: Path, run: PlannedRun) -> Path:
+    """Return a run's folder below some logs."""
+    return logs / run.folder.logs.relative_to("logs")
+
+
+def fake_run(logs: Path, place: Place, seed: int, ranks: np.ndarray) -> None:
+    """Write what a finished run leaves, with these test ranks."""
+    wanted = planned(place.cell, place.dataset, place.model, seed)
+    folder = below(logs, wanted)
+    folder.mkdir(parents=True)
+    test = metrics(torch.from_numpy(ranks), HeldOut.one_each(ranks), LEAVE_ONE_OUT)
+    summary = {"seed": seed, "test": test, "valid": test, "best_epoch": 1, "epochs": 2}
+    summary |= {"train_seconds": 60.0 * (seed + 1), "eval_seconds": 6.0, "split": f"seed{seed}"}
+    summary |= dict.fromkeys(("dataset", "selection", "model", "method", "name"), "")
+    summary |= {"dim": 1, "num_parameters": 1}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    settings = dataclasses.asdict(wanted.settings)
+    (folder / "config.json").write_text(json.dumps({"settings": settings, "data": {}}))
+    np.savez(folder / "ranks.npz", test=ranks)
+
+
+def draw(hits: float, seed: int, users: int = 400) -> np.ndarray:
+    """Return ranks of which about a share ``hits`` are at most 5."""
+    generator = np.random.default_rng(seed)
+    return np.where(generator.random(users) < hits, 3, 50).astype(np.int16)
+
+
+def hits(count: int, users: int = 1000) -> np.ndarray:
+    """Return ranks of which the first ``count`` are at most 5."""
+    return np.where(np.arange(users) < count, 3, 50).astype(np.int32)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, below, draw, fake_run, hits
 from matplotlib import pyplot
 from scipy.stats import ttest_1samp, ttest_rel
 
@@ -29,8 +29,7 @@ from experiments.papers.s2d import CONTROLS
 from experiments.plan import STUDENT, TEACHER, Cell, cells_on, planned
 from experiments.results import read_ranks
 from Utils.errors import UserError
-from Utils.evaluation import metrics
-from Utils.split import LEAVE_ONE_OUT, HeldOut
+from Utils.split import LEAVE_ONE_OUT
 
 EVERY = [(paper.name, name) for paper in papers().values() for name in paper.experiments]
 
@@ -83,11 +82,16 @@ def test_a_runs_flags_make_its_settings(paper, name, model):
         for flag in planned_run.flags:
             name, _, text = flag.removeprefix("--").partition("=")
             number = {"int": int, "float": float}.get(str(kinds[name]).split()[0].strip("<"))
-            value = json.loads(text) if text.replace(".", "").replace("e-", "").isdigit() else text
+            value = text
+            if kinds[name] is bool:
+                assert text == ""  # such a flag has no value
+                value = True
+            elif kinds[name] is not str and text.replace(".", "").replace("e-", "").isdigit():
+                value = json.loads(text)
             given[name] = number(value) if number else value
         resolved = plan.resolve(kind, given)[0]
-        for name, _ in planned_run.cell.changes:
-            assert getattr(resolved, name) == dict(planned_run.cell.changes)[name]
+        for name, value in planned_run.cell.changes:
+            assert getattr(resolved, name) == (value(model) if callable(value) else value)
         assert resolved == planned_run.settings
 
 
@@ -268,27 +272,6 @@ def test_killed_or_interrupted_it_goes_on_where_it_was(tmp_path):
 # --- evidence --------------------------------------------------------------------------------
 
 
-def below(logs: Path, run: plan.PlannedRun) -> Path:
-    """Return a run's folder below some logs."""
-    return logs / run.folder.logs.relative_to("logs")
-
-
-def fake_run(logs: Path, place: Place, seed: int, ranks: np.ndarray) -> None:
-    """Write what a finished run leaves, with these test ranks."""
-    wanted = planned(place.cell, place.dataset, place.model, seed)
-    folder = below(logs, wanted)
-    folder.mkdir(parents=True)
-    test = metrics(torch.from_numpy(ranks), HeldOut.one_each(ranks), LEAVE_ONE_OUT)
-    summary = {"seed": seed, "test": test, "valid": test, "best_epoch": 1, "epochs": 2}
-    summary |= {"train_seconds": 60.0 * (seed + 1), "eval_seconds": 6.0, "split": f"seed{seed}"}
-    summary |= dict.fromkeys(("dataset", "selection", "model", "method", "name"), "")
-    summary |= {"dim": 1, "num_parameters": 1}
-    (folder / "summary.json").write_text(json.dumps(summary))
-    settings = dataclasses.asdict(wanted.settings)
-    (folder / "config.json").write_text(json.dumps({"settings": settings, "data": {}}))
-    np.savez(folder / "ranks.npz", test=ranks)
-
-
 def at(cell: Cell, model: str = "BPR") -> Place:
     return Place("CiteULike", model, cell)
 
@@ -298,23 +281,12 @@ def view(evidence: Evidence, name: str) -> View:
     return View(*find(name), evidence, "CiteULike", "BPR")
 
 
-def draw(hits: float, seed: int, users: int = 400) -> np.ndarray:
-    """Return ranks of which about a share ``hits`` are at most 5."""
-    generator = np.random.default_rng(seed)
-    return np.where(generator.random(users) < hits, 3, 50).astype(np.int16)
-
-
-def hits(count: int, users: int = 1000) -> np.ndarray:
-    """Return ranks of which the first ``count`` are at most 5."""
-    return np.where(np.arange(users) < count, 3, 50).astype(np.int32)
-
-
 @pytest.fixture
 def logs(tmp_path) -> Path:
     """Runs of three splits: the student, DE well above it, and RRD as good as it."""
     for seed in range(3):
-        for i, (cell, hits) in enumerate([(STUDENT, 0.3), (DE, 0.6), (RRD, 0.3), (TEACHER, 0.65)]):
-            fake_run(tmp_path, at(cell), seed, draw(hits, 10 * seed + i))
+        for i, (cell, share) in enumerate([(STUDENT, 0.3), (DE, 0.6), (RRD, 0.3), (TEACHER, 0.65)]):
+            fake_run(tmp_path, at(cell), seed, draw(share, 10 * seed + i))
     return tmp_path
 
 

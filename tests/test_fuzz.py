@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 
 import main_no_KD
 import main_RD
-from experiments import printed, tune
+from experiments import printed, tune, user_space
 from experiments import settings as table
 from experiments.evidence import Place
 from experiments.papers import derrd_users
@@ -167,7 +167,7 @@ def _kinds(folder: Path) -> dict[str, Kind]:
     place = ("CiteULike", "BPR", 0)
 
     def specialised(_: Path) -> float:
-        groups = derrd_users.user_groups(evidence, *place)
+        groups = user_space.user_groups(evidence, *place)
         experts = derrd_users.user_experts(evidence, Place("CiteULike", "BPR", STUDENT), 0)
         return derrd_users.mutual_information(groups, experts[0])
 

@@ -28,9 +28,10 @@ from experiments.paper import (
     beside_student,
 )
 from experiments.papers.derrd_users import expert_figure, gain_figure, groups_gain, specialises
-from experiments.plan import PUBLISHED, STUDENT, TEACHER, Cell, changed
+from experiments.plan import PUBLISHED, STUDENT, TEACHER, Cell, changed, has_factors
 from experiments.printed import lookup
 from experiments.results import markdown_table
+from experiments.user_space import SPACE
 from Utils.split import LEAVE_ONE_OUT
 
 if TYPE_CHECKING:
@@ -42,7 +43,13 @@ NOTES = {"Foursquare": "Another crawl than the paper's, which is not public: do 
 
 # --- cells ---------------------------------------------------------------------------------------
 
-SELECTION = (("save_selection", "0,20,-1"),)  # which expert is whose, for figure 6
+
+def selection_at(model: str) -> str:
+    """Return when to keep which expert is whose, for figure 6: where users have their own."""
+    return "0,20,-1" if has_factors(model) else ""
+
+
+SELECTION = (("save_selection", selection_at),)
 RD, CD, RRD = Cell("RD", "RD"), Cell("CD", "CD"), Cell("RRD", "URRD")
 DE, DE_RRD = Cell("DE", "DE", keeps=SELECTION), Cell("DE-RRD", "DERRD", keeps=SELECTION)
 SVD = Cell("SVD", "SVD", needs_factors=True)
@@ -137,12 +144,9 @@ def panels(view: View) -> dict[str, dict[str, dict[float, list[float]]]]:
     """
     found = {}
     for title, cells in POINTS.items():
-        points = {0: STUDENT} | {value: cell for value, cell in cells.items() if view.runs(cell)}
-        common = view.evidence.common([view.place(cell) for cell in points.values()], METRIC)
-        scores = np.array(list(common.values()))  # (splits, cells)
-        if len(points) > 2 and len(scores):
-            label = points[max(points)].label.split(",")[0]
-            found[title] = {label: dict(zip(points, scores.T.tolist(), strict=True))}
+        scores = figures.scores_by_value(view, {0: STUDENT} | cells)
+        if scores:
+            found[title] = {cells[max(cells)].label.split(",")[0]: scores}
     return found
 
 
@@ -275,7 +279,6 @@ CLAIMS = [
 # --- experiments ---------------------------------------------------------------------------------
 
 TIMES = Afterwards("experiments.inference", "{dataset}/inference/{model}.json")
-USER_SPACE = Afterwards("experiments.papers.derrd_user_space", "user_space.npz", True, minutes=0.1)
 OF_A_TESLA = "The paper's times are of a Tesla P40."
 
 EXPERIMENTS = {
@@ -308,13 +311,13 @@ EXPERIMENTS = {
         "Figure 5: gain by group of users",
         [STUDENT, ATTENTION, ONE_LARGE, DE],
         figure=gain_figure,
-        afterwards=[USER_SPACE],
+        afterwards=[SPACE],
     ),
     "figure6": Experiment(
         "Figure 6: which expert is whose",
         [replace(DE, needs_factors=True)],  # elsewhere, users have no experts of their own
         figure=expert_figure,
-        afterwards=[USER_SPACE],
+        afterwards=[SPACE],
     ),
     "figure7": Experiment(
         "Figure 7: lambdas, number of experts, K",

@@ -3,7 +3,7 @@
 from __future__ import annotations  # matplotlib's classes are known to those who draw alone
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,6 +12,8 @@ from experiments.evidence import Evidence, Place
 from experiments.figures import MARKERS, STYLES, row_of
 from experiments.paper import NOT_RUN, Check, Finding, Paper, View
 from experiments.plan import STUDENT, TEACHER, Cell
+from experiments.results import count_of, kept
+from experiments.user_space import SPACE, user_groups
 from Utils.errors import UserError
 from Utils.files import ANEW, read_npz, require_ids
 
@@ -65,31 +67,14 @@ def specialises(model: str, cell: Cell) -> Check:
     return check
 
 
-def user_groups(evidence: Evidence, dataset: str, model: str, seed: int) -> np.ndarray | None:
-    """Return each user's group in the teacher's space, ``(U,)``; None if they are not computed."""
-    run = evidence.runs(Place(dataset, model, TEACHER)).get(seed)
-    path = run and run["folder"].logs / "user_space.npz"
-    if not run or not path.exists():
-        return None
-    groups = read_npz(path, ["groups"])["groups"]
-    require_ids(path, "groups", groups, (_num_users(run),), 128)
-    return groups
-
-
 def user_experts(evidence: Evidence, place: Place, seed: int) -> dict[int, np.ndarray]:
     """Return the most probable expert of each user, ``(U,)``, by epoch, in a run of DE."""
     run = evidence.runs(place).get(seed)
-    files = run["folder"].logs.glob("selection-epoch*.npz") if run else []
-    epochs = {int(path.stem.removeprefix("selection-epoch")): path for path in files}
-    chosen = {epoch: read_npz(epochs[epoch], ["user"])["user"] for epoch in sorted(epochs)}
-    for epoch, experts in chosen.items():
-        require_ids(epochs[epoch], "user", experts, (_num_users(run),), 2**15)
+    chosen = {}
+    for epoch, path in (kept(run, "selection") if run else {}).items():
+        chosen[epoch] = read_npz(path, ["user"])["user"]
+        require_ids(path, "user", chosen[epoch], (count_of(run, "num_users"),), 2**15)
     return chosen
-
-
-def _num_users(run: dict[str, Any]) -> int | None:
-    """Return how many users a run has trained on."""
-    return run["folder"].read_config()["data"].get("num_users")
 
 
 def mutual_information(a: np.ndarray, b: np.ndarray) -> float:
@@ -111,7 +96,7 @@ def _space(view: View) -> tuple[np.ndarray, np.ndarray] | None:
     groups = user_groups(view.evidence, view.dataset, view.model, 0)
     if groups is None:
         return None
-    path = view.runs(TEACHER)[0]["folder"].logs / "user_space.npz"
+    path = view.runs(TEACHER)[0]["folder"].logs / SPACE.file
     coordinates = read_npz(path, ["coordinates"])["coordinates"]
     if coordinates.shape != (len(groups), 2):
         raise UserError(f"{path}: coordinates and groups do not fit; {ANEW}")

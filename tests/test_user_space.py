@@ -9,10 +9,12 @@ import torch
 from conftest import run
 
 import main_no_KD
-from experiments.papers import derrd_user_space as script
-from experiments.papers.derrd_user_space import Settings, user_space
+from experiments import user_space as script
+from experiments.user_space import Settings, user_space
 from Utils.errors import UserError
 from Utils.files import sha256_of
+from Utils.sources import load_interactions
+from Utils.split import leave_one_out
 
 
 @pytest.fixture
@@ -83,6 +85,11 @@ def test_a_teachers_space_is_written_beside_its_logs(model, workdir, capsys):
     assert np.array_equal(kept["coordinates"], coordinates)
     assert np.array_equal(kept["groups"], groups)
     assert set(groups) <= set(range(20))
+    counts = np.load("logs" / folder / "activity.npz")
+    data = leave_one_out(load_interactions("synthetic", "unused"), 1, "synthetic")
+    for kind, of in (("user", data.train_users), ("item", data.train_items)):
+        assert counts[kind].tolist() == [np.sum(of == each) for each in range(len(counts[kind]))]
+    assert (len(counts["user"]), len(counts["item"])) == (data.num_users, data.num_items)
     assert "1,000 users in 20 groups" in capsys.readouterr().out
 
 
