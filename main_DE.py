@@ -38,7 +38,7 @@ class Settings(DistillationSettings):
     P: int = 1000  # epochs from tau_0 to tau_P
     # gumbel: the method; the others are the ablations (a) to (c) of the paper's table 4
     expert_selection: Literal["gumbel", "attention", "one_large", "one_small"] = "gumbel"
-    layer: Literal["last", "embeddings"] = "last"  # what experts rebuild; NeuMF's last is of pairs
+    layer: Literal["last", "embeddings", "gmf"] = "last"  # to rebuild; NeuMF's last is of pairs
     # formulas of the published code, or of the paper: see the departures above
     variant: Literal["published_code", "paper"] = "published_code"
     # epochs at which each user's and item's most probable expert is kept: 0,20,-1 (-1: the last)

@@ -11,7 +11,7 @@ the assistants' loss with BPR and LightGCN; what is described here is the paper'
 3. An assistant's target is not held fixed, as in its code: target and student may come to meet
    each other. --detach_targets holds it; the hypernetwork then learns by what DE selects.
 4. Departures 1, 3, 4 and 5 of main_DE.py hold of all distances.
-5. NeuMF: its GMF embeddings are matched, as in the code; --layer last takes what DE-RRD does.
+5. NeuMF: its GMF embeddings are matched, as in the code: --layer gmf in its row.
 6. Without hypernetwork, one projection is learned for all entities; without gate, every assistant
    weighs 1 / m. The paper says which part is left out, and not what stands in its place.
 """
@@ -46,7 +46,7 @@ class Settings(AssistantSettings):
     projection: Literal["hypernetwork", "shared"] = "hypernetwork"
     gate: Literal["personal", "none"] = "personal"  # none: the ablation "w/o GNet"
     detach_targets: bool = False  # hold the assistants' targets fixed: see 3 above
-    layer: Literal["gmf", "embeddings", "last"] = "gmf"  # what is matched; one and the same for BPR
+    layer: Literal["last", "embeddings", "gmf"] = "last"  # what is matched; for BPR, all the same
     precision: Literal["float32", "bf16"] = "float32"  # of the hypernetwork's products
     save_gates: str = ""  # epochs at which the gates of all are kept: 0,20,-1 (-1: the last)
     lr: float = 0.001  # learning rate of Adam

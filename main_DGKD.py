@@ -39,7 +39,7 @@ class Settings(AssistantSettings):
     P: int = 1000  # epochs from tau_0 to tau_P
     enrichment: Literal["neighbours", "none"] = "neighbours"  # what PHR's mappings depend on
     precision: Literal["float32", "bf16"] = "float32"  # of the products of PHR's network
-    layer: Literal["gmf", "embeddings", "last"] = "gmf"  # what is matched; one and the same for BPR
+    layer: Literal["last", "embeddings", "gmf"] = "last"  # what is matched; for BPR, all the same
     lr: float = 0.001  # learning rate of Adam
     reg: float = 0.001  # weight decay of Adam, on all parameters
     batch_size: int = 1024  # training pairs a step, each with one negative

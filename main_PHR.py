@@ -12,7 +12,7 @@ and choices:
    frozen tables. The paper's symbols name the others, a misprint; its code leaves neighbours out:
    --enrichment none.
 4. The network is as wide as the paper says; for BPR, its code has twice the hidden units.
-5. NeuMF: its GMF embeddings are matched, as in the code; --layer embeddings takes those of both.
+5. NeuMF: its GMF embeddings are matched, as in the code: --layer gmf in its row.
 """
 
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class Settings(DistillationSettings):
     # what the mapping depends on: the teacher's vectors of the entity and of its neighbours (the
     # paper), or of the entity alone (the published code)
     enrichment: Literal["neighbours", "none"] = "neighbours"
-    layer: Literal["gmf", "embeddings", "last"] = "gmf"  # what is matched; one and the same for BPR
+    layer: Literal["last", "embeddings", "gmf"] = "last"  # what is matched; for BPR, all the same
     precision: Literal["float32", "bf16"] = "float32"  # of the products of the mapping's network
     lr: float = 0.001  # learning rate of Adam
     reg: float = 0.001  # weight decay of Adam, on all parameters

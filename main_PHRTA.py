@@ -12,7 +12,7 @@ multiplies sums over a batch; here it is each entity's, as in the paper:
    each other. --detach_targets holds it; the hypernetwork then learns by what mappings depend on.
 4. Choices 1 and 4 of main_PHR.py hold. Mappings to assistants depend on what these say of the
    entity alone, as in its code: what they say of all neighbours is nowhere held.
-5. NeuMF: its GMF embeddings are matched, as in the code; --layer embeddings takes those of both.
+5. NeuMF: its GMF embeddings are matched, as in the code: --layer gmf in its row.
 6. Without hypernetwork, one projection is learned for all entities; without gate, every assistant
    weighs 1 / m. The paper says which part is left out, and not what stands in its place.
 """
@@ -44,7 +44,7 @@ class Settings(AssistantSettings):
     projection: Literal["hypernetwork", "shared"] = "hypernetwork"
     gate: Literal["personal", "none"] = "personal"  # none: the ablation "w/o GNet"
     detach_targets: bool = False  # hold the assistants' targets fixed: see 3 above
-    layer: Literal["gmf", "embeddings", "last"] = "gmf"  # what is matched; one and the same for BPR
+    layer: Literal["last", "embeddings", "gmf"] = "last"  # what is matched; for BPR, all the same
     precision: Literal["float32", "bf16"] = "float32"  # of the products of both networks
     save_gates: str = ""  # epochs at which the gates of all are kept: 0,20,-1 (-1: the last)
     lr: float = 0.001  # learning rate of Adam

@@ -11,7 +11,6 @@ deviation of 0.005 to 0.013 in H@5: as much as most claims are about.
 """
 
 from collections.abc import Iterable
-from itertools import pairwise
 
 import numpy as np
 
@@ -93,11 +92,6 @@ def above(model: str, better: Iterable[Cell], worse: Iterable[Cell], any_of: boo
     return contrasts(
         [{(model, high): 1.0, (model, low): -1.0} for high in better for low in worse], any_of
     )
-
-
-def rising(model: str, cells: Iterable[Cell]) -> Check:
-    """Return a check that each of ``cells`` is above the one before."""
-    return contrasts({(model, high): 1.0, (model, low): -1.0} for low, high in pairwise(cells))
 
 
 def ratio(model: str, cell: Cell, least: float) -> Check:

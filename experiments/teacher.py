@@ -59,6 +59,9 @@ def load_assistants(args: Any, split: Split, device: torch.device) -> list[Train
     """
     sizes = assistant_sizes(args.num_TAs, args.TA_dims, args.dim, args.teacher_dim)[::-1]
     shared = {name: getattr(args, name) for name in (*SHARED, "teacher_dim", "teacher")}
+    for name in ("layer", "precision"):
+        if hasattr(load_script(args.kd).Settings, name):  # a setting without use stays as it is
+            shared[name] = getattr(args, name)
     assistants = []
     for count, size in enumerate(sizes):
         method, given = args.kd, shared | {"dim": size}
