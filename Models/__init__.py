@@ -6,13 +6,14 @@ from typing import Any
 import torch
 
 from Models.bpr import BPR
+from Models.lightgcn import LightGCN
 from Models.neumf import NeuMF
 from Models.recommender import Recommender
 from Utils.errors import UserError, require_known
 from Utils.seeding import torch_generator
 from Utils.split import Split
 
-MODELS: dict[str, type[Recommender]] = {"BPR": BPR, "NeuMF": NeuMF}
+MODELS: dict[str, type[Recommender]] = {"BPR": BPR, "NeuMF": NeuMF, "LightGCN": LightGCN}
 BYTES = 16  # for each parameter in training: it, its gradient and Adam's two moments, float32
 
 

@@ -28,7 +28,7 @@ class NeuMF(Recommender):
         If the last hidden layer would have less than one unit.
     """
 
-    options = ("num_layers",)
+    options = {"num_layers": int}
 
     def __init__(
         self,
