@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from Models.factor_model import FactorModel
 from Models.recommender import embedding_table
 from Utils.dataset import Pairs
+from Utils.errors import UserError
 from Utils.split import Split
 
 L2 = 2e-4  # on the embeddings of a batch, in HyperKDMA's code: 1e-4, added twice
@@ -33,12 +34,20 @@ class Graph(nn.Module):
 
     def __init__(self, users: Tensor, items: Tensor, size: tuple[int, int]) -> None:
         super().__init__()
-        counts = (torch.bincount(ids, minlength=n) for ids, n in zip((users, items), size))
+        counts = (
+            torch.bincount(ids, minlength=n) for ids, n in zip((users, items), size, strict=True)
+        )
         user, item = (count.float().rsqrt() for count in counts)
         weights = user[users] * item[items]
         self.register_buffer("to_users", _matrix(users, items, weights, size), persistent=False)
         size = size[::-1]
         self.register_buffer("to_items", _matrix(items, users, weights, size), persistent=False)
+
+    def edges(self) -> Vectors:
+        """Return the pairs, user by user: two (n,)."""
+        counts = self.to_users.crow_indices().diff()
+        users = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
+        return users, self.to_users.col_indices().long()
 
     def sums(self, users: Tensor, items: Tensor) -> Vectors:
         """Return the weighted sums of everyone's neighbours, ``A~ E``, differentiably."""
@@ -95,7 +104,7 @@ class GraphModel(FactorModel):
         self.graph = Graph(*pairs, (split.num_users, split.num_items))
 
     def loss(self, batch: Pairs) -> Tensor:
-        """Return ``-sum log sigmoid(s_ui - s_uj) + 2e-4 (||e^0_u||^2 + ||e^0_i||^2 + ||e^0_j||^2)``.
+        """Return ``sum [-log sigmoid(s_ui - s_uj) + 2e-4 (|e^0_u|^2 + |e^0_i|^2 + |e^0_j|^2)]``.
 
         Source: He et al. 2020, section 3.2, equation 15, and HyperKDMA's code, which weighs so.
         """
@@ -105,3 +114,9 @@ class GraphModel(FactorModel):
     def embeddings(self, users: Tensor, items: Tensor) -> dict[str, Tensor]:
         """Return rows of the tables: ``(B, d)`` for users, ``(C, d)`` for items."""
         return {"user": self.user(users), "item": self.item(items)}
+
+
+def require_dropout(dropout: float) -> None:
+    """Raise ``UserError`` unless something is left."""
+    if not 0 <= dropout < 1:
+        raise UserError(f"--dropout {dropout}: leaves nothing; use a share below 1, or 0 for none")

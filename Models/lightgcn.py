@@ -1,5 +1,7 @@
 """LightGCN: matrix factorisation whose factors are smoothed along the graph, and nothing more."""
 
+from typing import ClassVar
+
 import torch
 
 from Models.graph import GraphModel, Vectors
@@ -13,7 +15,7 @@ class LightGCN(GraphModel):
     Recommendation", SIGIR 2020, section 3. One layer is the default of HyperKDMA's code, not three.
     """
 
-    options = {"num_layers": int}
+    options: ClassVar = {"num_layers": int}
 
     def __init__(
         self,

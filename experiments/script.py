@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 
@@ -52,8 +52,16 @@ class TrainingSettings(ScriptSettings):
 class ModelSettings(TrainingSettings):
     """What base models have beside their size; None leaves it to the model."""
 
-    # hidden layers of NeuMF, each half as wide as the one before
+    shares: ClassVar[tuple[str, ...]] = ("dropout",)
+
+    # hidden layers of NeuMF, each half as wide as the one before; layers L of the graph models
     num_layers: int | None = None
+    # share of the messages (NGCF) or of the edges of each augmented graph (SGL) that is dropped
+    dropout: float | None = None
+    # SGL: weight of the contrast between the two augmented graphs; goes with sums over a batch
+    lmbda_SSL: float | None = None
+    # SGL: temperature of the contrast, tau
+    tau_SSL: float | None = None
 
 
 @dataclass
