@@ -31,7 +31,7 @@ class ScriptSettings(RunSettings):
     split: Literal["seed", "share", "published"] = "seed"
     # of the split, the first weights, the batches and all else that is drawn
     seed: int = 0
-    # base model of teacher and student: BPR or NeuMF
+    # base model of teacher and student: BPR, NeuMF, LightGCN, NGCF or SGL
     model: str = "BPR"
     # paper: best validation H@5 (share: R@50); published_code: an epoch for each of H@5, H@10, H@20
     selection: Literal["paper", "published_code"] = "paper"
