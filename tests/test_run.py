@@ -214,7 +214,6 @@ def test_the_model_is_taken_from_the_settings(workdir):
         ("LightGCN", "num_layers", 2),
         ("NGCF", "num_layers", 2),
         ("NGCF", "dropout", 0.0),
-        ("SGL", "num_layers", 2),
         ("SGL", "dropout", 0.5),
         ("SGL", "lmbda_SSL", 0.0),
         ("SGL", "tau_SSL", 2.0),
@@ -223,7 +222,7 @@ def test_the_model_is_taken_from_the_settings(workdir):
 def test_a_models_own_setting_is_used(workdir, model, setting, value):
     found = []
     for name, given in (("usual", {}), ("other", {setting: value})):
-        train(model=model, max_epoch=2, name=name, **given)
+        train(model=model, max_epoch=1, name=name, **given)
         (path,) = workdir.rglob(f"checkpoints/synthetic/{model}-d8/no_KD-{name}/seed0/best.pt")
         found.append(torch.load(path, weights_only=True))
     usual, other = (best["options"] for best in found)
