@@ -5,18 +5,25 @@ from typing import Any
 import torch
 
 from Models.bpr import BPR
+from Models.lightgcn import LightGCN
 from Models.neumf import NeuMF
+from Models.ngcf import NGCF
 from Models.recommender import Recommender
+from Models.sgl import SGL
 from Utils.errors import UserError, require_known
 from Utils.optimizer import require_memory
 from Utils.seeding import torch_generator
 from Utils.split import Split
 
-MODELS: dict[str, type[Recommender]] = {"BPR": BPR, "NeuMF": NeuMF}
+MODELS: dict[str, type[Recommender]] = {
+    each.__name__: each for each in (BPR, NeuMF, LightGCN, NGCF, SGL)
+}
 
 
-def build_model(name: str, split: Split, dim: int, seed: int, **options: int | None) -> Recommender:
-    """Return a freshly initialised base model; the seed alone decides its first weights.
+def build_model(
+    name: str, split: Split, dim: int, seed: int, **options: float | None
+) -> Recommender:
+    """Return a freshly initialised base model; the seed alone decides all that it draws.
 
     ``options`` are the model's own settings, such as ``num_layers``; None leaves it the choice.
 

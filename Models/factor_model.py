@@ -1,6 +1,7 @@
 """What base models keep whose scores are inner products of a user's and an item's factors."""
 
 from abc import abstractmethod
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,7 @@ class FactorModel(Recommender):
 
     def __init__(self, split: Split, dim: int) -> None:
         super().__init__(split, dim)
-        self._encoded: tuple[tuple, bool, tuple[Tensor, Tensor]] | None = None
+        self._kept: dict[str, tuple[tuple, bool, tuple[Tensor, ...]]] = {}
 
     @abstractmethod
     def factors(self) -> tuple[Tensor, Tensor]:
@@ -33,19 +34,23 @@ class FactorModel(Recommender):
         one once for all. Gradients flow back through all uses together; once they have, the factors
         are computed anew.
         """
+        return self.once(self.factors)
+
+    def once(self, compute: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        """Return what a method of this model computes, as ``encode`` returns the factors."""
         weights = tuple((each.data_ptr(), each._version) for each in self.parameters())
         state, differentiable = (self.training, weights), torch.is_grad_enabled()
-        kept = self._encoded
+        kept = self._kept.get(compute.__name__)
         if kept is None or kept[0] != state or (differentiable and not kept[1]):
-            factors = self.factors()
-            for each in factors:
+            computed = compute()
+            for each in computed:
                 if each.grad_fn is not None:
                     each.register_hook(self._forget)
-            self._encoded = kept = state, differentiable, factors
+            self._kept[compute.__name__] = kept = state, differentiable, computed
         return kept[2]
 
     def _forget(self, _: Tensor | None = None) -> None:
-        self._encoded = None
+        self._kept.clear()
 
     def begin_epoch(self, epoch: int) -> None:
         """Compute the factors anew, for views and noise may be others now."""

@@ -1,5 +1,7 @@
 """NeuMF: a matrix factorisation and a multi-layer perceptron side by side."""
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -28,7 +30,7 @@ class NeuMF(Recommender):
         If the last hidden layer would have less than one unit.
     """
 
-    options = ("num_layers",)
+    options: ClassVar = {"num_layers": int}
 
     def __init__(
         self,

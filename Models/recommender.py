@@ -21,11 +21,11 @@ class Recommender(nn.Module, ABC):
 
     Attributes
     ----------
-    options : the settings that the model takes beside these, by keyword.
+    options : the settings that the model takes beside these, by keyword, and the type of each.
     sampler : makes the batches that ``loss`` takes.
     """
 
-    options: ClassVar[tuple[str, ...]] = ()
+    options: ClassVar[dict[str, type]] = {}
     sampler: ClassVar[type] = PairSampler
 
     def __init__(self, split: Split, dim: int) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from Models import build_model
+from Models import MODELS, build_model
 from Models.recommender import Recommender
 from Utils.dataset import chunks_of_pairs
 from Utils.errors import UserError, warn
@@ -21,7 +21,7 @@ from Utils.files import (
     sha256_of,
     write_whole,
 )
-from Utils.run_folder import RUN_FORMAT
+from Utils.run_folder import RUN_FORMAT, is_count, is_number
 from Utils.split import Split
 
 CHUNK = 256  # users or items whose scores are held at a time
@@ -259,8 +259,7 @@ def read_teacher(path: Path, split: Split, device: torch.device, remedy: str) ->
             f"{path}: is a state for --resume, not a model; best.pt beside it is the model"
         )
     name, dim, options = (kept.get(key) for key in ("model", "dim", "options"))
-    numbers = [dim, *options.values()] if isinstance(options, dict) else [None]
-    if not isinstance(name, str) or not all(type(n) is int and n > 0 for n in numbers):
+    if not (isinstance(name, str) and is_count(dim) and _are_options(name, options)):
         raise UserError(f"{path}: does not say what model it is; {remedy}")
     model = build_model(name, split, dim, seed=0, **options).to(device)
     require_like(path, "weights", kept.get("weights"), model.state_dict(), remedy)
@@ -268,3 +267,17 @@ def read_teacher(path: Path, split: Split, device: torch.device, remedy: str) ->
     if kept.get("finished") is not True:
         warn(f"{path}: this teacher was never trained to its end; main_no_KD.py --resume goes on")
     return TrainedTeacher(model, split, path)
+
+
+def _are_options(name: str, options: object) -> bool:
+    """Return whether these can be a model's options: counts above 0, other numbers at least 0.
+
+    ``build_model`` refuses those that it does not have.
+    """
+    if not isinstance(options, dict):
+        return False
+    kinds = MODELS[name].options if name in MODELS else {}
+    return all(
+        is_count(value) if kinds.get(option) is int else is_number(value) and value >= 0
+        for option, value in options.items()
+    )

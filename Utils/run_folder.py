@@ -209,6 +209,11 @@ def is_number(value: object) -> bool:
     return type(value) in (int, float) and isfinite(value)
 
 
+def is_count(value: object) -> bool:
+    """Return whether a value that was read is a whole number above 0, and no boolean."""
+    return type(value) is int and value > 0
+
+
 def epochs_of(text: str) -> list[int]:
     """Return the epochs that a setting lists, as in ``0,20,-1``."""
     try:

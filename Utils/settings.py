@@ -136,9 +136,11 @@ def _keep_freed_memory() -> None:
     """Have glibc, where that is the C library, keep what is freed for the next tensor.
 
     It would return tensors of megabytes to the system at every step and have them cleared anew,
-    page by page.
+    page by page: so it does with all that is larger than the last of these, or than the largest
+    that was freed before any of them was set.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt and platform.libc_ver()[0] == "glibc":
         mallopt(-1, 2**30)  # M_TRIM_THRESHOLD: so many bytes may stay
         mallopt(-2, 2**28)  # M_TOP_PAD: and the heap grows in such steps
+        mallopt(-3, 2**25)  # M_MMAP_THRESHOLD: the most there may be; a table of factors is smaller

@@ -47,7 +47,7 @@ class Settings:
 
     # data set; synthetic is built in
     dataset: str = "CiteULike"
-    # base model: BPR or NeuMF
+    # base model: BPR, NeuMF, LightGCN, NGCF or SGL
     model: str = "BPR"
     # measurements, of which the median is kept
     repeats: int = 3

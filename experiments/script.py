@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 
@@ -31,7 +31,7 @@ class ScriptSettings(RunSettings):
     split: Literal["seed", "share", "published"] = "seed"
     # of the split, the first weights, the batches and all else that is drawn
     seed: int = 0
-    # base model of teacher and student: BPR or NeuMF
+    # base model of teacher and student: BPR, NeuMF, LightGCN, NGCF or SGL
     model: str = "BPR"
     # paper: best validation H@5 (share: R@50); published_code: an epoch for each of H@5, H@10, H@20
     selection: Literal["paper", "published_code"] = "paper"
@@ -52,8 +52,16 @@ class TrainingSettings(ScriptSettings):
 class ModelSettings(TrainingSettings):
     """What base models have beside their size; None leaves it to the model."""
 
-    # hidden layers of NeuMF, each half as wide as the one before
+    shares: ClassVar[tuple[str, ...]] = ("dropout",)
+
+    # hidden layers of NeuMF, each half as wide as the one before; layers L of the graph models
     num_layers: int | None = None
+    # share of the messages (NGCF) or of the edges of each augmented graph (SGL) that is dropped
+    dropout: float | None = None
+    # SGL: weight of the contrast between the two augmented graphs; goes with sums over a batch
+    lmbda_SSL: float | None = None
+    # SGL: temperature of the contrast, tau
+    tau_SSL: float | None = None
 
 
 @dataclass

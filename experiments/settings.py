@@ -22,7 +22,8 @@ from Utils.sources import DATASETS
 
 TABLE = Path(__file__).with_suffix(".csv")
 # d of teacher and student (phi = 0.1), from the parameters in table 3 of the DE-RRD paper
-SIZES = {"BPR": {"teacher_dim": 200, "dim": 20}, "NeuMF": {"teacher_dim": 250, "dim": 25}}
+SIZES = {name: {"teacher_dim": 200, "dim": 20} for name in MODELS}
+SIZES["NeuMF"] = {"teacher_dim": 250, "dim": 25}
 RUN_SETTINGS = {field.name for field in fields(RunSettings)}
 
 Settings = TypeVar("Settings")

@@ -80,6 +80,7 @@ def settings(script: ModuleType, **given):
 
 def trained_teacher(folder: Path, **given) -> Path:
     """Train a small teacher on the built-in data, d = 16, and return its checkpoint."""
+    folder.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         run(main_no_KD, dim=16, lr=0.01, **given)

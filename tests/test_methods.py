@@ -135,7 +135,10 @@ ELSEWHERE = {
     "teacher_dim": "test_teacher.py",
     "layer": "test_distillers.py",
     "refresh": "test_the_students_list_is_made_anew_after_some_epochs",
-    "num_layers": "test_every_method_runs_on_every_base_model_and_resumes",
+    **dict.fromkeys(
+        ("num_layers", "dropout", "lmbda_SSL", "tau_SSL"),
+        "test_every_method_runs_on_every_base_model_and_resumes",
+    ),
     "save_selection": "test_the_experts_of_the_wanted_epochs_are_kept",
     "save_gates": "test_the_gates_of_the_wanted_epochs_are_kept",
 }
@@ -356,7 +359,8 @@ def test_a_number_out_of_range_is_refused_at_once(script):
     numbers = {name: kind.pop() for name, kind in kinds.items() if kind}
     assert len(numbers) >= 4
     for name, kind in numbers.items():
-        from_zero = name in ("reg", "seed", "threads", "warm_up", "w") or name.startswith("lmbda")
+        from_zero = name in ("reg", "seed", "threads", "warm_up", "w", "dropout")
+        from_zero |= name.startswith("lmbda")
         from_zero |= (script, name) in ((main_S2D, "num_samples"), (main_DGKD, "num_dropped"))
         wrong = [] if name == "T2" else [-1] if from_zero else [-1, 0]
         wrong += [math.nan, math.inf] if kind is float else []
@@ -488,13 +492,21 @@ def test_scores_of_any_teacher_have_such_a_baseline(workdir, neumf_path, split):
 # --- every method on every base model ------------------------------------------------------------
 
 
+OPTIONS = {  # of the students, not all as the models' defaults
+    "NeuMF": {"num_layers": 2},
+    "LightGCN": {"num_layers": 2},
+    "NGCF": {"num_layers": 1, "dropout": 0.2},
+    "SGL": {"num_layers": 1, "dropout": 0.3, "lmbda_SSL": 0.02, "tau_SSL": 0.4},
+}
+
+
 @pytest.mark.parametrize("model", sorted(set(MODELS) - {"BPR"}))  # whose runs are resumed above
 @pytest.mark.parametrize("script", METHODS)
 def test_every_method_runs_on_every_base_model_and_resumes(
-    script, model, workdir, neumf_path, monkeypatch
+    script, model, workdir, teacher_path, neumf_path, monkeypatch
 ):
     """Two epochs at once, and with a death in between, the student's own options included."""
-    path, options = {"NeuMF": (neumf_path, {"num_layers": 2})}[model]
+    path, options = neumf_path if model == "NeuMF" else teacher_path, OPTIONS[model]
     args = small(script, path, model=model, max_epoch=2, **options)
     names = ("metrics.csv", "best.pt")
     run(script, **args)
@@ -505,12 +517,12 @@ def test_every_method_runs_on_every_base_model_and_resumes(
         run(script, **args, overwrite=True)
     run(script, **args, resume=True)
     assert [read(workdir, script, name) for name in names] == whole
-    terms = [name for name in named(script) if name.startswith("lmbda_")]
+    terms = [name for name in args.keys() - options if name.startswith("lmbda_")]
     for row in rows(workdir, script):
         assert all(float(row[name.removeprefix("lmbda_")]) > 0 for name in terms)
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", ["BPR", "NeuMF"])
 def test_a_teacher_of_another_base_model_gives_its_scores(model, workdir, teacher_path, neumf_path):
     other = {"BPR": neumf_path, "NeuMF": teacher_path}[model]
     train(main_RD, other, model=model, max_epoch=1)
@@ -519,6 +531,16 @@ def test_a_teacher_of_another_base_model_gives_its_scores(model, workdir, teache
     with pytest.raises(UserError, match="use a teacher of the same base model, or --layer embed"):
         train(main_DE, other, model=model)
     train(main_DE, other, model=model, layer="embeddings", max_epoch=1)
+
+
+@pytest.mark.parametrize("model", ["LightGCN", "NGCF", "SGL"])
+def test_a_graph_teaches_a_student_without_one(model, workdir):
+    """Its representations, which may be larger than its size, and its lists."""
+    path = trained_teacher(workdir / "teacher", max_epoch=1, model=model, **OPTIONS[model])
+    for script in (main_DE, main_URRD):
+        train(script, path, max_epoch=1)
+        (record,) = json.loads(read(workdir, script, "config.json"))["teachers"]
+        assert (record["model"], record["dim"]) == (model, 16)
 
 
 def test_a_students_run_is_the_next_ones_teacher(workdir, teacher_path):

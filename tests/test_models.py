@@ -17,14 +17,15 @@ USERS, ITEMS = 12, 30
 SPLIT = split_of(USERS, ITEMS)
 
 
-KINDS = [(name, {}) for name in MODELS] + [("NeuMF", {"num_layers": 3})]
+KINDS = [(name, {}) for name in MODELS]
+KINDS += [("NeuMF", {"num_layers": 3}), ("NGCF", {"num_layers": 2})]
 
 
 @pytest.fixture(params=KINDS, ids=str)
 def model(request):
-    """A small model of every kind, in double precision."""
+    """A small model of every kind, in double precision, without noise."""
     name, options = request.param
-    return build_model(name, SPLIT, 6, seed=0, **options).double()
+    return build_model(name, SPLIT, 6, seed=0, **options).double().eval()
 
 
 @pytest.fixture(params=[True, False], ids=["gradients", "no gradients"])
@@ -80,7 +81,8 @@ def test_representations_are_of_users_and_items_or_of_pairs(model):
             assert torch.equal(value[0], value[1]) == (kind == "item")
             assert torch.equal(value[1], value[2]) == (kind == "user")
     if "user" in last:
-        assert model.representations(users, items[:1])["item"].shape == (1, model.dim)
+        size = model.encode()[1].shape[1]  # which may be several times ``dim``
+        assert model.representations(users, items[:1])["item"].shape == (1, size)
 
 
 def test_the_seed_decides_the_first_weights(model):
@@ -92,6 +94,7 @@ def test_the_seed_decides_the_first_weights(model):
 
 
 def test_the_loss_is_a_sum_over_the_batch(model):
+    model.lmbda_SSL = 0.0  # but for a contrast within the batch
     users, positives, negatives = torch.tensor([[0, 1, 2], [3, 4, 5], [6, 7, 8]])
     parts = [model.loss(Pairs(users[[i]], positives[[i]], negatives[[i]])) for i in range(3)]
     torch.testing.assert_close(model.loss(Pairs(users, positives, negatives)), sum(parts))
@@ -150,7 +153,7 @@ def test_a_checkerboard_is_learned(model):
     users, positives = (t[users % 2 == positives % 2] for t in (users, positives))
     optimizer = DenseAdam(model.parameters(), lr=0.05, weight_decay=0.0)
     generator = torch.Generator().manual_seed(0)
-    for _ in range(60):
+    for _ in range(120):
         shift = torch.randint(ITEMS // 2, users.shape, generator=generator)
         model.loss(Pairs(users, positives, (positives + 1 + 2 * shift) % ITEMS)).backward()
         optimizer.step()
@@ -247,5 +250,7 @@ def test_models_and_settings_that_are_not_there_are_refused():
         build_model("BPR", SPLIT, 6, seed=0, num_layers=2)
     with pytest.raises(UserError, match=r"--model 'neumf' is unknown; did you mean NeuMF\?"):
         build_model("neumf", SPLIT, 6, seed=0)
-    with pytest.raises(UserError, match=r"--model 'xyz' is unknown; There are BPR; NeuMF"):
+    with pytest.raises(
+        UserError, match=r"--model 'xyz' is unknown; There are BPR; LightGCN; NGCF; Neu"
+    ):
         build_model("xyz", SPLIT, 6, seed=0)

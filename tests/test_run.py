@@ -149,7 +149,10 @@ ELSEWHERE = {  # settings whose effect is tested by another test of this file
     "data_dir": "test_data_and_split_are_taken_from_the_settings",
     "selection": "test_the_published_rule_mixes_epochs_and_says_so",
     "model": "test_the_model_is_taken_from_the_settings",
-    "num_layers": "test_the_model_is_taken_from_the_settings",
+    "num_layers": "test_a_models_own_setting_is_used",
+    "dropout": "test_a_models_own_setting_is_used",
+    "lmbda_SSL": "test_a_models_own_setting_is_used",
+    "tau_SSL": "test_a_models_own_setting_is_used",
     "device": "test_device_and_threads_are_set",
     "threads": "test_device_and_threads_are_set",
     "name": "test_other_settings_need_a_name_or_overwrite",
@@ -203,6 +206,29 @@ def test_the_model_is_taken_from_the_settings(workdir):
         assert best["options"] == {"num_layers": num_layers}
         widths = [w.shape for name, w in best["weights"].items() if name.startswith("hidden")]
         assert widths[-2:] == [(8, 16), (8,)] if num_layers == 1 else [(4, 8), (4,)]
+
+
+@pytest.mark.parametrize(
+    ("model", "setting", "value"),
+    [
+        ("LightGCN", "num_layers", 2),
+        ("NGCF", "num_layers", 2),
+        ("NGCF", "dropout", 0.0),
+        ("SGL", "dropout", 0.5),
+        ("SGL", "lmbda_SSL", 0.0),
+        ("SGL", "tau_SSL", 2.0),
+    ],
+)
+def test_a_models_own_setting_is_used(workdir, model, setting, value):
+    found = []
+    for name, given in (("usual", {}), ("other", {setting: value})):
+        train(model=model, max_epoch=1, name=name, **given)
+        (path,) = workdir.rglob(f"checkpoints/synthetic/{model}-d8/no_KD-{name}/seed0/best.pt")
+        found.append(torch.load(path, weights_only=True))
+    usual, other = (best["options"] for best in found)
+    assert other == usual | {setting: value}
+    assert other != usual
+    assert not torch.equal(*(best["weights"]["user.weight"] for best in found))
 
 
 def test_device_and_threads_are_set(monkeypatch):

@@ -144,6 +144,10 @@ def test_an_error_of_the_user_is_one_line(workdir):
         (["--seed", "-1"], ["--seed -1 is out of range"]),
         (["--num_layers", "2"], ["--num_layers 2: BPR has no such setting; leave it out"]),
         (["--model=NeuMF", "--num_layers=5"], ["--num_layers 5: layers that halve from 8 units"]),
+        (["--model=NGCF", "--dropout=1.0"], ["--dropout 1.0: leaves nothing; use a share below 1"]),
+        (["--model=SGL", "--dropout=1.5"], ["--dropout 1.5 is out of range; use a share, from 0"]),
+        (["--model=SGL", "--tau_SSL=0"], ["--tau_SSL 0.0 is out of range; use a number above 0"]),
+        (["--model=LightGCN", "--dropout=0"], ["--dropout 0.0: LightGCN has no such setting; lea"]),
         (["--lr", "1e38"], ["epoch ", "batch ", "train_loss is ", "smaller --lr"]),
     ],
 )
@@ -380,7 +384,7 @@ def test_a_run_that_is_finished_elsewhere_is_made_again_here_and_says_so(
     assert said == [False, True, False]
 
 
-@pytest.mark.parametrize(("library", "calls"), [("glibc", [-1, -2]), ("", [])])
+@pytest.mark.parametrize(("library", "calls"), [("glibc", [-1, -2, -3]), ("", [])])
 def test_freed_memory_is_kept_where_the_c_library_can(monkeypatch, library, calls):
     asked = []
     monkeypatch.setattr(settings.platform, "libc_ver", lambda: (library, ""))

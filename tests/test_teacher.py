@@ -1,6 +1,7 @@
 """What a teacher knows, where it is found, and which one is refused."""
 
 import json
+import math
 import shutil
 
 import numpy as np
@@ -301,6 +302,12 @@ def test_a_state_for_resume_is_told_from_a_model(short, split, workdir):
         ({"dim": -1}, "does not say what model it is"),
         ({"dim": "16"}, "does not say what model it is"),
         ({"options": {"num_layers": 2}}, "--num_layers 2: BPR has no such setting"),
+        ({"options": {"num_layers": "2"}}, "does not say what model it is"),
+        ({"model": "NGCF", "options": {"num_layers": 1.0}}, "does not say what model it is"),
+        ({"model": "NGCF", "options": {"dropout": math.nan}}, "does not say what model it is"),
+        ({"model": "NGCF", "options": {"dropout": -0.5}}, "does not say what model it is"),
+        ({"model": "NGCF", "options": {"dropout": 1.0}}, "--dropout 1.0: leaves nothing; use a sh"),
+        ({"model": "NGCF"}, r"its weights do not fit, near\.0\.weight is missing"),
         ({"weights": {}}, r"its weights do not fit, user\.weight is missing"),
         ({"weights": None}, r"its weights do not fit, user\.weight is missing"),
     ],

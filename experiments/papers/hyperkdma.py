@@ -36,9 +36,7 @@ if TYPE_CHECKING:
 
 METRIC = "H@5"
 MODELS = ("BPR", "NeuMF", "NGCF", "LightGCN", "SGL")
-SETTINGS = [
-    (data, model) for data in ("CiteULike", "Foursquare") for model in MODELS if model in SIZES
-]
+SETTINGS = [(data, model) for data in ("CiteULike", "Foursquare") for model in MODELS]
 NOTES = {
     "Foursquare": "The paper's file with another filter: it keeps all 24,941 users, or those with "
     "five items; here are the 24,934 with ten. So its values are beside ours and not compared."
@@ -56,6 +54,11 @@ def two_sizes(model: str) -> str:
     """Return the sizes of two assistants, as a script takes them."""
     dim = SIZES[model]["dim"]
     return f"{2 * dim},{3 * dim}"
+
+
+def projected_sizes(model: str) -> str:
+    """Return the same of assistants that are projected: NGCF's factors are two of its layers."""
+    return two_sizes(model) if model != "NGCF" else "80,120"
 
 
 def one_size(model: str) -> str:
@@ -104,7 +107,7 @@ def chain(base: Cell, script: str, **assistants: Any) -> Chain:
         for method in ("TAKD", "DGKD")
     )
     label = f"HyperKDMA+{base.label}"
-    full = changed(Cell("", script), label, TA_dims=two_sizes, precision="bf16")
+    full = changed(Cell("", script), label, TA_dims=projected_sizes, precision="bf16")
     return Chain(
         base,
         takd,
