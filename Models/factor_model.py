@@ -90,3 +90,7 @@ class FactorModel(Recommender):
     def embeddings(self, users: Tensor, items: Tensor) -> dict[str, Tensor]:
         """Return the factors, unless a model has another first layer."""
         return self.representations(users, items)
+
+    def gmf_embeddings(self, users: Tensor, items: Tensor) -> dict[str, Tensor]:
+        """Return the factors, whose product is the score, whatever the first layer is."""
+        return self.representations(users, items)

@@ -68,7 +68,7 @@ class Recommender(nn.Module, ABC):
         """
 
     def gmf_embeddings(self, users: Tensor, items: Tensor) -> dict[str, Tensor]:
-        """Return what enters the product of user and item, which for most is the first layer.
+        """Return what enters the product of user and item: for most, the first layer.
 
         ``{"user": (B, d), "item": (C, d)}`` for ``(B,)`` users and ``(C,)`` items.
         """
