@@ -151,11 +151,12 @@ def assistant_of(tmp_path_factory):
     """The checkpoint of an assistant of a size, which learned from nobody."""
 
     @cache
-    def path(dim: int, model: str):
+    def path(dim: int, model: str, split: str, seed: int):
         with pytest.MonkeyPatch.context() as patch:
             folder = tmp_path_factory.mktemp("assistant")
             patch.chdir(folder)
-            run(main_no_KD, dim=dim, model=model, lr=0.01, reg=0.001, max_epoch=2)
+            given = {"dim": dim, "model": model, "split": split, "seed": seed}
+            run(main_no_KD, **given, lr=0.01, reg=0.001, max_epoch=2)
         return next(folder.rglob("best.pt"))
 
     return path
@@ -167,9 +168,9 @@ def assistants(monkeypatch, assistant_of):
     original = experiments.teacher.trained_run
 
     def trained_run(method, given, split, role="teacher"):
-        if role == "teacher" or split.name != "seed0":
+        if role == "teacher":
             return original(method, given, split, role)
-        return assistant_of(given["dim"], given["model"])
+        return assistant_of(*(given[name] for name in ("dim", "model", "split", "seed")))
 
     monkeypatch.setattr(experiments.teacher, "trained_run", trained_run)
 
