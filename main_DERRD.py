@@ -35,9 +35,7 @@ class Settings(DistillationSettings):
     P: int = 1000  # epochs from tau_0 to tau_P
     # gumbel: the method; the others are the ablations (a) to (c) of the paper's table 4
     expert_selection: Literal["gumbel", "attention", "one_large", "one_small"] = "gumbel"
-    layer: Literal["last", "embeddings", "gmf"] = (
-        "last"  # what is rebuilt; NeuMF's last is of pairs
-    )
+    layer: Literal["last", "embeddings", "gmf"] = "last"  # rebuilt; NeuMF's last is of pairs
     lmbda_RRD: float = 0.001  # weight of RRD; goes with a sum over users
     K: int = 40  # interesting items a user, in the teacher's order
     L: int = 40  # uninteresting items a user

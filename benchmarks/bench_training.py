@@ -30,6 +30,7 @@ from Utils.sources import DATASETS
 
 ROOT = Path(__file__).resolve().parents[1]
 ONE_HOT, NEUMF = "--tau_0=0.001", "--model=NeuMF"
+TWO, BF16 = "--TA_dims=40,60", "--precision=bf16"  # the assistants of HyperKDMA's published code
 ROWS = {  # name -> script and flags
     "no_KD, d = 20": ["main_no_KD.py", "--dim=20"],
     "no_KD, d = 200": ["main_no_KD.py", "--dim=200"],
@@ -53,6 +54,14 @@ ROWS = {  # name -> script and flags
     "DERRD, one-hot": ["main_DERRD.py", ONE_HOT],
     "S2D": ["main_S2D.py"],
     "S2D, sampled": ["main_S2D.py", "--num_samples=1000"],
+    "PHR": ["main_PHR.py"],
+    "PHR, bf16": ["main_PHR.py", BF16],
+    "DETA, m = 2": ["main_DETA.py", ONE_HOT, TWO],
+    "DETA, m = 2, bf16": ["main_DETA.py", ONE_HOT, TWO, BF16],
+    "DETA, m = 2, soft": ["main_DETA.py", TWO],
+    "DETA, m = 8": ["main_DETA.py", ONE_HOT],
+    "DETA, m = 8, bf16": ["main_DETA.py", ONE_HOT, BF16],
+    "PHRTA, m = 2, bf16": ["main_PHRTA.py", TWO, BF16],
     "RD, NeuMF": ["main_RD.py", NEUMF],
     "CD, NeuMF": ["main_CD.py", NEUMF],
     "URRD, NeuMF": ["main_URRD.py", NEUMF],

@@ -31,6 +31,7 @@ import main_URRD
 from experiments.teacher import load_teacher
 from Models import MODELS, build_model
 from Models.low_rank import low_rank_factors
+from Models.teacher import read_teacher
 from Utils.errors import UserError
 from Utils.evaluation import Evaluator
 from Utils.files import sha256_of
@@ -425,12 +426,15 @@ def test_epochs_are_written_with_commas():
 
 @pytest.mark.parametrize("script", [*TRAINED, main_SVD])
 def test_the_record_says_which_teacher_it_was_and_a_finished_run_asks_none(
-    script, workdir, teacher_path, teacher, monkeypatch, capsys
+    script, workdir, teacher_path, teacher, split, assistant_of, monkeypatch, capsys
 ):
     train(script, teacher_path)
     record, *_ = json.loads(read(workdir, script, "config.json"))["teachers"]
+    if script is main_TAKD:  # who teaches is the last assistant, of the size between
+        path = assistant_of(11, "BPR", "seed", 0)
+        teacher = read_teacher(path, split, torch.device("cpu"), "")
     assert record["sha256"] == teacher.sha256
-    assert record["dim"] == 16
+    assert record["dim"] == teacher.model.dim
     assert record["metrics"]["test_H@5"] == pytest.approx(teacher.metrics["test_H@5"], abs=1e-6)
     assert teacher.describe() in read(workdir, script, "train.log").decode()
     monkeypatch.setattr(script, "load_teacher", lambda *_: pytest.fail("not needed"))
@@ -509,6 +513,7 @@ def test_every_method_runs_on_every_base_model_and_resumes(
     """Two epochs at once, and with a death in between, the student's own options included."""
     path, options = neumf_path if model == "NeuMF" else teacher_path, OPTIONS[model]
     args = small(script, path, model=model, max_epoch=2, **options)
+    args["dim"] = 4 if model == "NGCF" else 8  # whose factors are two layers side by side
     names = ("metrics.csv", "best.pt")
     run(script, **args)
     whole = [read(workdir, script, name) for name in names]
