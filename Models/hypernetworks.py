@@ -52,8 +52,8 @@ class Projections(nn.Module):
     Parameters
     ----------
     sizes : d_1, ..., d_m.
-    personal : False leaves P's bias alone, which is the same projection for all entities (section
-        5.3, table 4, "w/o HNet").
+    personal : False leaves P's bias alone, which is the same projection for all entities (table 4,
+        "w/o HNet").
     """
 
     def __init__(

@@ -80,7 +80,7 @@ def assistant_sizes(count: int, chosen: str, d_s: int, d_t: int) -> list[int]:
 
     Those that are ``chosen``, as in ``80,140``, or else ``d_s + i (d_t - d_s) / (count + 1)``.
 
-    Source: HyperKDMA paper, section 5.1, equation 20.
+    Source: HyperKDMA paper, equation 20.
 
     Raises
     ------

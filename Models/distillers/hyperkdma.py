@@ -29,8 +29,8 @@ class HyperKDMA(Distiller):
     ----------
     assistants : distillers of student and teacher, alike but for ``target_dim``, d_i, and their
         ``name``; they say which entities of a batch count, and they are trained along.
-    projection : ``hypernetwork``, the method; ``shared``: one projection for all entities (section
-        5.3, table 4, "w/o HNet").
+    projection : ``hypernetwork``, the method; ``shared``: one projection for all entities (table 4,
+        "w/o HNet").
     gate : ``personal``, the method; ``none``: 1 / m for every assistant ("w/o GNet").
     detach_targets : whether assistants are no targets that may come to meet the student; the
         hypernetwork then learns by what the distances depend on beside their targets.

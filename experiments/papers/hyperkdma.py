@@ -197,11 +197,11 @@ def claims_for(model: str) -> list[Claim]:
             ),
             (
                 "HyperKDMA needs its hypernetwork",
-                "5.3, table 4", "parts", above(model, [full], [each.no_hypernetwork]),
+                "table 4", "parts", above(model, [full], [each.no_hypernetwork]),
             ),
             (
                 "HyperKDMA needs its gates",
-                "5.3, table 4", "parts", above(model, [full], [each.no_gate]),
+                "table 4", "parts", above(model, [full], [each.no_gate]),
             ),
         ]  # fmt: skip
         found += [Claim(f"{model}, {base.label}: {text}", *rest) for text, *rest in with_it]
