@@ -19,6 +19,7 @@ from experiments.script import AssistantSettings, Device, launch
 from experiments.teacher import load_assistants, load_teacher
 from Models import new_model
 from Models.distillers import DGKD, new_hints
+from Models.distillers.dgkd import require_a_guide
 from Utils.run import Run
 from Utils.split import Split
 
@@ -45,6 +46,12 @@ class Settings(AssistantSettings):
     batch_size: int = 1024  # training pairs a step, each with one negative
 
     from_zero: ClassVar[tuple[str, ...]] = (*AssistantSettings.from_zero, "num_dropped")
+
+    def __post_init__(self) -> None:
+        """Refuse what would leave no guide, before assistants are trained for it."""
+        super().__post_init__()
+        assistants = len(self.TA_dims.split(",")) if self.TA_dims else self.num_TAs
+        require_a_guide(self.num_dropped, 1 + assistants)
 
 
 # ---------------------------------------------------------------------------------------------

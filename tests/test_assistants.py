@@ -253,6 +253,10 @@ def test_dgkd_leaves_out_as_many_guides_as_it_is_told(num_dropped):
 def test_one_guide_must_stay():
     with pytest.raises(UserError, match=r"--num_dropped 2: there are 2 guides, .* use 1 or less"):
         DGKD([Guide(1), Guide(2)], num_dropped=2)
+    for given in ({"num_TAs": 1}, {"TA_dims": "60"}):  # before any is trained
+        with pytest.raises(UserError, match="--num_dropped 2: there are 2 guides"):
+            main_DGKD.Settings(num_dropped=2, **given)
+    assert main_DGKD.Settings(num_dropped=2, TA_dims="40,60").num_dropped == 2
 
 
 # --- sizes ---------------------------------------------------------------------------------------

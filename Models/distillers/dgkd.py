@@ -33,11 +33,7 @@ class DGKD(Distiller):
 
     def __init__(self, guides: Sequence[Distiller], *, num_dropped: int, **draws: Any) -> None:
         super().__init__(**draws)
-        if num_dropped >= len(guides):
-            raise UserError(
-                f"--num_dropped {num_dropped}: there are {len(guides)} guides, the teacher and its "
-                f"assistants, of which one must stay; use {len(guides) - 1} or less"
-            )
+        require_a_guide(num_dropped, len(guides))
         self.guides, self.num_dropped = torch.nn.ModuleList(guides), num_dropped
 
     def begin_epoch(self, epoch: int) -> None:
@@ -51,3 +47,12 @@ class DGKD(Distiller):
         order = torch.randperm(len(self.guides), generator=self.generator)
         kept = order[self.num_dropped :].sort().values.tolist()
         return torch.stack([self.guides[n].loss(batch) for n in kept]).sum()
+
+
+def require_a_guide(num_dropped: int, count: int) -> None:
+    """Raise ``UserError`` if none of ``count`` guides is left."""
+    if num_dropped >= count:
+        raise UserError(
+            f"--num_dropped {num_dropped}: there are {count} guides, the teacher and its "
+            f"assistants, of which one must stay; use {count - 1} or less"
+        )
