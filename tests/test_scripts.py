@@ -79,7 +79,7 @@ def test_a_script_is_short_and_every_setting_is_explained(script):
         if isinstance(node, ast.ClassDef) and node.name == "Settings"
     )
     for field in block.body[1:]:
-        if "ClassVar" in ast.unparse(field):  # not a setting
+        if not isinstance(field, ast.AnnAssign) or "ClassVar" in ast.unparse(field):  # no setting
             continue
         line, above = lines[field.lineno - 1], lines[field.lineno - 2]
         assert "  # " in line or above.strip().startswith("# "), line
