@@ -1,5 +1,7 @@
 """Networks whose outputs are the weights of linear mappings, one mapping an entity."""
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -106,7 +108,7 @@ class _Quadratic(torch.autograd.Function):
         return None, result, None
 
 
-def _products(h: Tensor, dtype: torch.dtype):
+def _products(h: Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
     """Yield blocks of ``h_a h_c``, twice where a < c: which pairs they are of, and ``(n, N)``."""
     columns, start, end = h.T.to(dtype).contiguous(), 0, 0
     size, count = columns.shape

@@ -165,6 +165,13 @@ def test_the_gates_of_everybody_sum_to_one(student, teacher, split):
     assert set(hyperkdma(student, teacher, gate="none").all_gates()["user"].ravel()) == {0.5}
 
 
+def test_pairs_have_no_gates_to_keep(teacher, split):
+    distiller = hyperkdma(*neumf_pair(split, teacher))
+    assert distiller.loss(BATCH) > 0
+    with pytest.raises(UserError, match="--save_gates: users and items have no gates of their own"):
+        distiller.all_gates()
+
+
 def gradients(distiller, student) -> tuple[float, torch.Tensor, torch.Tensor]:
     """Return loss, and its gradients for the student and for the hypernetwork."""
     for module in (distiller, student):

@@ -13,6 +13,7 @@ from Models.hypernetworks import Projections
 from Models.recommender import Recommender
 from Models.teacher import Teacher
 from Utils.dataset import Pairs
+from Utils.errors import UserError
 
 
 class HyperKDMA(Distiller):
@@ -88,6 +89,8 @@ class HyperKDMA(Distiller):
     @torch.no_grad()
     def all_gates(self) -> dict[str, np.ndarray]:
         """Return the gates of all ``user`` (U, m) and ``item`` (I, m), float16."""
+        if "pair" in self.assistants[0].kinds:
+            raise UserError("--save_gates: users and items have no gates of their own here")
         everyone = (torch.arange(n, device=self.device) for n in (self.num_users, self.num_items))
         return {
             kind: self.gates(h_t).half().cpu().numpy()
