@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from Models.bpr import BPR
+from Models.ials import iALS
 from Models.lightgcn import LightGCN
 from Models.neumf import NeuMF
 from Models.ngcf import NGCF
@@ -16,7 +17,7 @@ from Utils.seeding import torch_generator
 from Utils.split import Split
 
 MODELS: dict[str, type[Recommender]] = {
-    each.__name__: each for each in (BPR, NeuMF, LightGCN, NGCF, SGL)
+    each.__name__: each for each in (BPR, NeuMF, LightGCN, NGCF, SGL, iALS)
 }
 
 
@@ -43,7 +44,18 @@ def build_model(
 
 
 def new_model(args: Any, split: Split, device: torch.device) -> Recommender:
-    """Return the base model that a script's settings describe, freshly initialised."""
+    """Return the base model that a script's settings describe, freshly initialised.
+
+    Raises
+    ------
+    UserError
+        As ``build_model``, and if it is to learn from a teacher and is not trained in steps.
+    """
+    if MODELS[args.model].unused and hasattr(args, "teacher"):
+        raise UserError(
+            f"--model {args.model}: is solved for, and not trained in steps, so it cannot learn "
+            f"from a teacher; as a teacher, name its run with --teacher"
+        )
     options = {option for model in MODELS.values() for option in model.options}
     given = {option: getattr(args, option, None) for option in options}
     return build_model(args.model, split, args.dim, args.seed, **given).to(device)

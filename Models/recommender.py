@@ -23,17 +23,22 @@ class Recommender(nn.Module, ABC):
     ----------
     options : the settings that the model takes beside these, by keyword, and the type of each.
     sampler : makes the batches that ``loss`` takes.
+    unused : settings of training that have no meaning for the model.
     """
 
     options: ClassVar[dict[str, type]] = {}
     sampler: ClassVar[type] = PairSampler
+    unused: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, split: Split, dim: int) -> None:
         super().__init__()
         self.num_users, self.num_items, self.dim = split.num_users, split.num_items, dim
 
     def begin_epoch(self, epoch: int) -> None:
-        """Change what changes once an epoch, such as augmented views: nothing, for most."""
+        """Change what changes once an epoch, such as augmented views: nothing, for most.
+
+        A model that is not trained by gradients, but solved for, takes its step here.
+        """
 
     @abstractmethod
     def score(self, users: Tensor, items: Tensor) -> Tensor:

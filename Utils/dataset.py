@@ -86,6 +86,23 @@ class UserSampler:
         yield from map(Users, order.split(self.batch_size))
 
 
+class Whole(NamedTuple):
+    """All of the data at once."""
+
+
+class WholeSampler:
+    """One batch an epoch, for models that are solved for and not trained in steps."""
+
+    def __init__(
+        self, split: Split, batch_size: int, seed: int, device: torch.device | str
+    ) -> None:
+        pass
+
+    def epoch(self, epoch: int) -> Iterator[Whole]:
+        """Yield the one batch."""
+        yield Whole()
+
+
 def distinct(entities: Tensor) -> tuple[Tensor, Tensor]:
     """Return the distinct users or items of a batch and the weight of each, two ``(n,)``.
 

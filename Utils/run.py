@@ -94,7 +94,7 @@ class Run:
         }
         settings = vars(args)
         self.optimizer = None  # where nothing is trained by gradients
-        if "lr" in settings:
+        if "lr" in settings and any(each.requires_grad for each in self.modules.parameters()):
             self.optimizer = DenseAdam(self.modules.parameters(), args.lr, args.reg)
         self.device = next(model.parameters()).device
         self.evaluator = Evaluator(split, self.device)
@@ -274,9 +274,13 @@ class Run:
             module.begin_epoch(epoch)
 
     def step(self, loss: Tensor, **parts: Tensor) -> None:
-        """Take one optimiser step on ``loss``; ``parts`` become columns of ``metrics.csv``."""
-        loss.backward()
-        self.optimizer.step()
+        """Take one optimiser step on ``loss``; ``parts`` become columns of ``metrics.csv``.
+
+        Where nothing is trained by gradients, the loss is kept and that is all.
+        """
+        if self.optimizer:
+            loss.backward()
+            self.optimizer.step()
         self.part_names = list(parts)
         values = torch.stack([loss, *parts.values()]).detach()
         # One buffer, not a tensor a batch: small blocks that stay between large ones that come and

@@ -8,8 +8,9 @@ from typing import Any, ClassVar, Literal
 import torch
 
 from experiments.settings import resolve
+from Models import MODELS
 from Utils import settings
-from Utils.errors import require_known
+from Utils.errors import UserError, require_known
 from Utils.run_folder import is_finished
 from Utils.settings import RunSettings, use_device
 from Utils.sources import load_split
@@ -31,7 +32,7 @@ class ScriptSettings(RunSettings):
     split: Literal["seed", "share", "published"] = "seed"
     # of the split, the first weights, the batches and all else that is drawn
     seed: int = 0
-    # base model of teacher and student: BPR, NeuMF, LightGCN, NGCF or SGL
+    # base model of teacher and student: BPR, NeuMF, LightGCN, NGCF, SGL or iALS
     model: str = "BPR"
     # paper: best validation H@5 (share: R@50); published_code: an epoch for each of H@5, H@10, H@20
     selection: Literal["paper", "published_code"] = "paper"
@@ -62,6 +63,10 @@ class ModelSettings(TrainingSettings):
     lmbda_SSL: float | None = None
     # SGL: temperature of the contrast, tau
     tau_SSL: float | None = None
+    # iALS: how much more a training pair weighs than any other
+    alpha: float | None = None
+    # iALS: weight of the squared norms
+    ridge: float | None = None
 
 
 @dataclass
@@ -122,5 +127,16 @@ def start(main: Main, kind: type, given: dict[str, Any]) -> None:
     device = use_device(args)
     split = load_split(args.dataset, args.split, args.seed, args.data_dir)
     require_known("--selection", args.selection, split.protocol.rules)
+    _require_use(args, given)
     if not is_finished(args, split):
         main(args, split, device)
+
+
+def _require_use(args: Any, given: dict[str, Any]) -> None:
+    """Raise ``UserError`` if a setting is given that its base model has no use for."""
+    unused = [name for name in MODELS[args.model].unused if name in given]
+    if unused and not hasattr(args, "teacher"):
+        raise UserError(
+            f"--{unused[0]} {given[unused[0]]}: {args.model} is solved for, and not trained in "
+            f"steps, so this changes nothing; leave it out"
+        )

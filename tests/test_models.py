@@ -9,7 +9,7 @@ from torch import Tensor
 
 from Models import MODELS, build_model
 from Models.recommender import Recommender
-from Utils.dataset import Pairs
+from Utils.dataset import Pairs, PairSampler
 from Utils.errors import UserError
 from Utils.optimizer import DenseAdam
 
@@ -24,6 +24,13 @@ KINDS += [("NeuMF", {"num_layers": 3}), ("NGCF", {"num_layers": 2})]
 @pytest.fixture(params=KINDS, ids=str)
 def model(request):
     """A small model of every kind, in double precision, without noise."""
+    name, options = request.param
+    return build_model(name, SPLIT, 6, seed=0, **options).double().eval()
+
+
+@pytest.fixture(params=[kind for kind in KINDS if MODELS[kind[0]].sampler is PairSampler], ids=str)
+def pairwise(request):
+    """Those that are trained on pairs."""
     name, options = request.param
     return build_model(name, SPLIT, 6, seed=0, **options).double().eval()
 
@@ -93,34 +100,34 @@ def test_the_seed_decides_the_first_weights(model):
         assert value.unique().numel() == 1 or not torch.equal(value, other.state_dict()[key])
 
 
-def test_the_loss_is_a_sum_over_the_batch(model):
-    model.lmbda_SSL = 0.0  # but for a contrast within the batch
+def test_the_loss_is_a_sum_over_the_batch(pairwise):
+    pairwise.lmbda_SSL = 0.0  # but for a contrast within the batch
     users, positives, negatives = torch.tensor([[0, 1, 2], [3, 4, 5], [6, 7, 8]])
-    parts = [model.loss(Pairs(users[[i]], positives[[i]], negatives[[i]])) for i in range(3)]
-    torch.testing.assert_close(model.loss(Pairs(users, positives, negatives)), sum(parts))
+    parts = [pairwise.loss(Pairs(users[[i]], positives[[i]], negatives[[i]])) for i in range(3)]
+    torch.testing.assert_close(pairwise.loss(Pairs(users, positives, negatives)), sum(parts))
 
 
-def test_the_gradient_is_that_of_finite_differences(model):
+def test_the_gradient_is_that_of_finite_differences(pairwise):
     batch = Pairs(*torch.tensor([[0, 1, 0], [3, 4, 3], [6, 3, 8]]))  # with repeats and shared items
-    for parameter in model.parameters():
+    for parameter in pairwise.parameters():
         torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(5))
-    model.loss(batch).backward()
-    for parameter in model.parameters():
+    pairwise.loss(batch).backward()
+    for parameter in pairwise.parameters():
         gradient = parameter.grad.to_dense()
         for place in range(0, parameter.numel(), 2):
             flat = parameter.detach().view(-1)
             kept, step = flat[place].item(), 1e-6
             flat[place] = kept + step
-            above = model.loss(batch).item()
+            above = pairwise.loss(batch).item()
             flat[place] = kept - step
-            below = model.loss(batch).item()
+            below = pairwise.loss(batch).item()
             flat[place] = kept
             assert gradient.view(-1)[place].item() == pytest.approx(
                 (above - below) / (2 * step), abs=1e-6
             )
 
 
-def test_gradients_of_lists_are_those_of_pairs(model):
+def test_gradients_of_lists_are_those_of_pairs(pairwise):
     users, items = torch.tensor([3, 0, 3]), torch.tensor([[1, 2, 29], [0, 0, 5], [4, 3, 2]])
     weights = torch.randn(3, 3, generator=torch.Generator().manual_seed(1)).double()
     flat = (users.repeat_interleave(3), items.flatten())
@@ -131,10 +138,10 @@ def test_gradients_of_lists_are_those_of_pairs(model):
         (flat[0].view(3, 3).T, torch.tensor([1, 2, 29])),
         (flat[0].view(3, 3).T.flatten(), torch.tensor([1, 2, 29]).repeat_interleave(3)),
     ):
-        scores = model.score(*pairs)
+        scores = pairwise.score(*pairs)
         (scores.view(3, 3) * weights).sum().backward()
-        found.append([parameter.grad.to_dense() for parameter in model.parameters()])
-        model.zero_grad()
+        found.append([parameter.grad.to_dense() for parameter in pairwise.parameters()])
+        pairwise.zero_grad()
     torch.testing.assert_close(found[0], found[1])
     torch.testing.assert_close(found[2], found[3])
 
