@@ -90,6 +90,11 @@ class Teacher:
         raise self._lacks("embeddings of a product")
 
     @property
+    def members(self) -> list["Teacher"]:
+        """The teachers that it is made of: itself, unless it is an ensemble."""
+        return [self]
+
+    @property
     def states(self) -> list["Teacher"]:
         """The same teacher at earlier epochs, first to last, itself at the end."""
         raise self._lacks("states of earlier epochs")
@@ -118,11 +123,16 @@ class TrainedTeacher(Teacher):
     def describe(self) -> str:
         """Return one line: what the teacher is and how good it is."""
         name, size = type(self.model).__name__, self.model.num_parameters()
+        return (
+            f"teacher {name} d={self.model.dim}: {size:,} parameters, {self._measured()}, "
+            f"{self.path}"
+        )
+
+    def _measured(self) -> str:
         metric = self.split.protocol.selecting
-        measured = "  ".join(
+        return "  ".join(
             f"{part} {metric} {self.metrics[f'{part}_{metric}']:.4f}" for part in ("valid", "test")
         )
-        return f"teacher {name} d={self.model.dim}: {size:,} parameters, {measured}, {self.path}"
 
     def record(self) -> dict[str, Any]:
         """Return what a run keeps of it."""

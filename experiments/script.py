@@ -77,10 +77,19 @@ class TeacherSettings(ScriptSettings):
     teacher_dim: int = 200
     # checkpoint of a teacher, or its folder; empty: the run of main_no_KD.py on the same split
     teacher: str = ""
+    # several teachers as one, for methods of lists and scores: base models, or checkpoints, as in
+    # BPR,iALS; those that are missing are trained first
+    teachers: str = ""
+    # how much each counts, as in 1,2; empty: all the same
+    teacher_weights: str = ""
+    # scores: each user's are standardised and averaged; ranks: logarithms of places are averaged
+    combine: Literal["scores", "ranks"] = "scores"
 
     def irrelevant(self) -> set[str]:
         """Return the settings that change nothing of what is learned."""
-        named = {"teacher_dim"} if self.teacher else set()  # then it has a size of its own
+        named = {"teacher_dim"} if self.teacher or self.teachers else set()  # they have sizes
+        if not self.teachers:
+            named |= {"teacher_weights", "combine"}
         return super().irrelevant() | named
 
 

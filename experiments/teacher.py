@@ -3,17 +3,23 @@
 import shlex
 import subprocess
 import sys
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from experiments.settings import load_script, resolve
+from experiments.settings import SIZES, load_script, resolve
+from Models import MODELS
+from Models.ensemble import EnsembleTeacher
 from Models.teacher import TrainedTeacher, read_teacher
-from Utils.errors import UserError, warn
+from Utils.errors import UserError, require_known, warn
 from Utils.run_folder import RunFolder, differences, in_words
 from Utils.split import Split
 
+# base models by the kinds that HetComp's code calls its teachers
+KINDS = {"MF": "BPR", "ML": "CML", "DL": "NeuMF", "GNN": "LightGCN", "AE": "MultVAE"}
+KINDS |= {"I-AE": "ItemVAE"}
 SHARED = ("dataset", "split", "seed", "model", "selection", "data_dir", "device", "threads")
 
 
@@ -23,7 +29,7 @@ def load_teacher(args: Any, split: Split, device: torch.device) -> TrainedTeache
     ``args.teacher`` is a checkpoint or its folder, of any script's run: a student may be the next
     one's teacher. If it is empty, the teacher is the run of ``main_no_KD.py`` with
     ``args.teacher_dim`` on the same data set, split and seed. ``args.teacher_dim`` is its size
-    afterwards.
+    afterwards. ``args.teachers`` are several, see ``load_ensemble``.
 
     Raises
     ------
@@ -31,6 +37,8 @@ def load_teacher(args: Any, split: Split, device: torch.device) -> TrainedTeache
         If the file is missing, broken, or of another data set or split, or if what was trained in
         the teacher's place has other settings.
     """
+    if args.teachers:
+        return load_ensemble(args, split, device)
     path, remedy = Path(args.teacher), "name another --teacher, or none to have one trained"
     if not args.teacher:
         path, remedy = own_teacher(args, split), "delete it to have it trained anew"
@@ -42,6 +50,61 @@ def load_teacher(args: Any, split: Split, device: torch.device) -> TrainedTeache
         )
     args.teacher_dim = teacher.model.dim
     return teacher
+
+
+def load_ensemble(args: Any, split: Split, device: torch.device) -> EnsembleTeacher:
+    """Return the teachers that ``args.teachers`` lists, as one; train first what is missing.
+
+    Each is a checkpoint, its folder, or the name of a base model or of its kind (``KINDS``): then
+    it is the run of ``main_no_KD.py`` of the usual size of such a teacher.
+
+    Raises
+    ------
+    UserError
+        As ``load_teacher``, and if one is named twice or the weights are no such.
+    """
+    if args.teacher:
+        raise UserError(f"--teacher {args.teacher} --teachers {args.teachers}: use one of them")
+    names = [name.strip() for name in args.teachers.split(",")]
+    weights = _weights(args.teacher_weights, len(names))
+    members = [_member(name, args, split, device) for name in names]
+    for place, member in enumerate(members):
+        earlier = [each.sha256 for each in members[:place]]
+        if member.sha256 in earlier:
+            first = names[earlier.index(member.sha256)]
+            raise UserError(
+                f"--teachers {args.teachers}: {first} and {names[place]} are the same; name each "
+                f"once, --teacher_weights says how much it counts"
+            )
+    ensemble = EnsembleTeacher(
+        members, weights, args.combine, Path("checkpoints", split.dataset, "ensembles")
+    )
+    args.teacher_dim = ensemble.model.dim
+    return ensemble
+
+
+def _member(name: str, args: Any, split: Split, device: torch.device) -> TrainedTeacher:
+    model = KINDS.get(name, name)
+    path, remedy = Path(name), "name another of --teachers"
+    if not path.exists():
+        require_known("--teachers", model, MODELS)
+        given = {each: getattr(args, each) for each in SHARED}
+        given |= {"model": model, "dim": SIZES[model]["teacher_dim"]}
+        path, remedy = trained_run("no_KD", given, split), "delete it to have it trained anew"
+    return read_teacher(path, split, device, remedy)
+
+
+def _weights(text: str, count: int) -> list[float]:
+    try:
+        weights = [float(part) for part in text.split(",")] if text else [1.0] * count
+    except ValueError:
+        weights = []
+    if len(weights) != count or not all(isfinite(weight) and weight > 0 for weight in weights):
+        raise UserError(
+            f"--teacher_weights {text}: write a number above 0 for each of the {count} teachers, "
+            f"like 1,2"
+        )
+    return weights
 
 
 def load_assistants(args: Any, split: Split, device: torch.device) -> list[TrainedTeacher]:
@@ -57,6 +120,11 @@ def load_assistants(args: Any, split: Split, device: torch.device) -> list[Train
     UserError
         As ``load_teacher``, and if the sizes are none between student and teacher.
     """
+    if args.teachers:
+        raise UserError(
+            f"--teachers {args.teachers}: an ensemble has no representations, which assistants "
+            f"learn; use --teacher for a single one"
+        )
     sizes = assistant_sizes(args.num_TAs, args.TA_dims, args.dim, args.teacher_dim)[::-1]
     shared = {name: getattr(args, name) for name in (*SHARED, "teacher_dim", "teacher")}
     for name in ("layer", "precision"):

@@ -13,6 +13,7 @@ it is of what stands in the script's block. Test metrics are not looked at.
 import contextlib
 import csv
 import os
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -135,7 +136,7 @@ def run_trial(settings: str, command: list[str], folder: Path) -> Trial:
         What the script said, if it ended for another reason than a loss that is not finite.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    flags = [f"--{part}" for part in settings.split()]
+    flags = [f"--{part}" for part in _from_anywhere(settings).split()]
     if any(folder.glob("checkpoints/**/last.pt")):
         flags.append("--resume")
     done = subprocess.run([*command, *flags], cwd=folder, capture_output=True, text=True)
@@ -146,6 +147,14 @@ def run_trial(settings: str, command: list[str], folder: Path) -> Trial:
     if "try a smaller --lr" in said:
         return Trial(settings, nan, -1, 0, 0)
     raise UserError(f"{settings}: {said}")
+
+
+def _from_anywhere(settings: str) -> str:
+    """Return settings whose paths of teachers hold in any folder."""
+    found = re.search(r"\bteachers=(\S+)", settings)
+    names = found[1].split(",") if found else []
+    absolute = [str(Path(name).resolve()) if Path(name).exists() else name for name in names]
+    return settings.replace(found[1], ",".join(absolute)) if found else settings
 
 
 def _trial(settings: str, summary: dict[str, Any]) -> Trial:
@@ -185,7 +194,8 @@ def complete(args: Settings, point: str) -> str:
     """Return a point with all that is tuned, so that it says the same for ever."""
     settings = script_settings(args, point)
     names = dict.fromkeys((*tuned(type(settings)), *parse(point, type(settings))))
-    values = {name: getattr(settings, name) for name in names}
+    unused = MODELS[args.model].unused if args.method == "no_KD" else ()  # else, the teacher's
+    values = {name: getattr(settings, name) for name in names if name not in unused}
     return " ".join(f"{name}={value}" for name, value in values.items() if value is not None)
 
 
@@ -195,7 +205,7 @@ def search(args: Settings, todo: list[str], log: Path) -> list[UserError]:
     command = [sys.executable, str(ROOT / f"main_{args.method}.py"), "--threads=1"]
     command += [f"--dataset={args.dataset}", f"--model={args.model}", f"--dim={first.dim}"]
     command += [f"--data_dir={args.data_dir.resolve()}"]
-    if hasattr(first, "teacher"):
+    if hasattr(first, "teacher") and not first.teachers:
         split = load_split(args.dataset, first.split, first.seed, first.data_dir)
         command.append(f"--teacher={own_teacher(first, split).resolve()}")
     failures = []
