@@ -277,6 +277,7 @@ class Run:
         """Take one optimiser step on ``loss``; ``parts`` become columns of ``metrics.csv``."""
         loss.backward()
         self.optimizer.step()
+        self.model.after_step()
         self.part_names = list(parts)
         values = torch.stack([loss, *parts.values()]).detach()
         # One buffer, not a tensor a batch: small blocks that stay between large ones that come and
