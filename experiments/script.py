@@ -31,7 +31,7 @@ class ScriptSettings(RunSettings):
     split: Literal["seed", "share", "published"] = "seed"
     # of the split, the first weights, the batches and all else that is drawn
     seed: int = 0
-    # base model of teacher and student: BPR, NeuMF, LightGCN, NGCF or SGL
+    # base model of teacher and student: BPR, NeuMF, LightGCN, NGCF, SGL or CML
     model: str = "BPR"
     # paper: best validation H@5 (share: R@50); published_code: an epoch for each of H@5, H@10, H@20
     selection: Literal["paper", "published_code"] = "paper"
@@ -62,6 +62,8 @@ class ModelSettings(TrainingSettings):
     lmbda_SSL: float | None = None
     # SGL: temperature of the contrast, tau
     tau_SSL: float | None = None
+    # CML: by how much a squared distance to a positive must be below that to a negative
+    margin: float | None = None
 
 
 @dataclass
