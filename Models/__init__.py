@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from Models.bpr import BPR
+from Models.cml import CML
 from Models.ials import iALS
 from Models.lightgcn import LightGCN
 from Models.neumf import NeuMF
@@ -17,7 +18,7 @@ from Utils.seeding import torch_generator
 from Utils.split import Split
 
 MODELS: dict[str, type[Recommender]] = {
-    each.__name__: each for each in (BPR, NeuMF, LightGCN, NGCF, SGL, iALS)
+    each.__name__: each for each in (BPR, NeuMF, LightGCN, NGCF, SGL, CML, iALS)
 }
 
 

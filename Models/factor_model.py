@@ -56,21 +56,25 @@ class FactorModel(Recommender):
         """Compute the factors anew, for views and noise may be others now."""
         self._forget()
 
+    def table(self, kind: str) -> Tensor:
+        """Return the factors of all users or items, by ``kind``."""
+        return self.encode()[kind == "item"]
+
     def rows(self, kind: str, ids: Tensor) -> Tensor:
         """Return the factors of some users or items, by ``kind``: ``(B,) -> (B, d)``."""
-        return F.embedding(ids, self.encode()[kind == "item"])
+        return F.embedding(ids, self.table(kind))
 
     def score(self, users: Tensor, items: Tensor) -> Tensor:
         """Return inner products: ``(B,)`` and ``(B,)``, ``(B, K)`` or, for users, ``(B, K)``."""
         if users.dim() == items.dim():
             return (self.rows("user", users) * self.rows("item", items)).sum(dim=1)
         if users.dim() == 1:
-            return sampled_product(self.rows("user", users), self.encode()[1], items)
-        return sampled_product(self.rows("item", items), self.encode()[0], users)
+            return sampled_product(self.rows("user", users), self.table("item"), items)
+        return sampled_product(self.rows("item", items), self.table("user"), users)
 
     def score_all(self, users: Tensor) -> Tensor:
         """Return inner products with all items: ``(B,) -> (B, num_items)``."""
-        return self.rows("user", users) @ self.encode()[1].T
+        return self.rows("user", users) @ self.table("item").T
 
     def loss(self, batch: Pairs) -> Tensor:
         """Return the BPR-Opt criterion without its prior, ``-sum log sigmoid(s_ui - s_uj)``.

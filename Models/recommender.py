@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from Utils.dataset import Pairs, PairSampler
+from Utils.dataset import Batch, PairSampler
 from Utils.errors import UserError
 from Utils.split import Split
 
@@ -40,6 +40,12 @@ class Recommender(nn.Module, ABC):
         A model that is not trained by gradients, but solved for, takes its step here.
         """
 
+    def after_step(self) -> None:
+        """Bring parameters back to where they must lie, after an optimiser step: nothing, for most.
+
+        By operations in place, which ``FactorModel`` notices.
+        """
+
     @abstractmethod
     def score(self, users: Tensor, items: Tensor) -> Tensor:
         """Return differentiable logits.
@@ -54,7 +60,7 @@ class Recommender(nn.Module, ABC):
         """Return the scores of all items: ``(B,) -> (B, num_items)``."""
 
     @abstractmethod
-    def loss(self, batch: Pairs) -> Tensor:
+    def loss(self, batch: Batch) -> Tensor:
         """Return the loss of the model's paper, summed over a batch of its sampler: ``()``."""
 
     @abstractmethod

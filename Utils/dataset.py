@@ -1,7 +1,7 @@
-"""Mini-batches for training: shuffled pairs with a fresh negative for each, or users."""
+"""Mini-batches for training: shuffled pairs with a fresh negative for each; users; items."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +26,15 @@ class Users(NamedTuple):
     users: Tensor
 
 
+class Items(NamedTuple):
+    """A batch of distinct items: ``(B,)``."""
+
+    items: Tensor
+
+
+Batch = Pairs | Users | Items
+
+
 class PairSampler:
     """Training pairs in random order, each with one uniform negative, redrawn every epoch.
 
@@ -33,6 +42,8 @@ class PairSampler:
     the DE-RRD authors' code: excluding them would tell the model which items are held out.
     Nothing of size users x items is held: draws are looked up among the sorted training pairs.
     """
+
+    batch: ClassVar[type] = Pairs
 
     def __init__(
         self, split: Split, batch_size: int, seed: int, device: torch.device | str
@@ -73,17 +84,26 @@ class PairSampler:
 class UserSampler:
     """All users in random order, a few at a time."""
 
+    batch: ClassVar[type] = Users
+
     def __init__(
         self, split: Split, batch_size: int, seed: int, device: torch.device | str
     ) -> None:
-        self.num_users, self.batch_size = split.num_users, batch_size
+        (self.kind,) = self.batch._fields
+        self.count, self.batch_size = getattr(split, f"num_{self.kind}"), batch_size
         self.seed, self.device = seed, device
 
-    def epoch(self, epoch: int) -> Iterator[Users]:
-        """Yield batches until every user was seen once."""
-        generator = torch_generator(self.seed, "batches of users", epoch, self.device)
-        order = torch.randperm(self.num_users, generator=generator, device=self.device)
-        yield from map(Users, order.split(self.batch_size))
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """Yield batches until everyone was seen once."""
+        generator = torch_generator(self.seed, f"batches of {self.kind}", epoch, self.device)
+        order = torch.randperm(self.count, generator=generator, device=self.device)
+        yield from map(self.batch, order.split(self.batch_size))
+
+
+class ItemSampler(UserSampler):
+    """All items in random order, a few at a time."""
+
+    batch: ClassVar[type] = Items
 
 
 class Whole(NamedTuple):

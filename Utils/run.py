@@ -281,6 +281,7 @@ class Run:
         if self.optimizer:
             loss.backward()
             self.optimizer.step()
+            self.model.after_step()
         self.part_names = list(parts)
         values = torch.stack([loss, *parts.values()]).detach()
         # One buffer, not a tensor a batch: small blocks that stay between large ones that come and

@@ -32,7 +32,7 @@ class ScriptSettings(RunSettings):
     split: Literal["seed", "share", "published"] = "seed"
     # of the split, the first weights, the batches and all else that is drawn
     seed: int = 0
-    # base model of teacher and student: BPR, NeuMF, LightGCN, NGCF, SGL or iALS
+    # base model of teacher and student: BPR, NeuMF, LightGCN, NGCF, SGL, CML or iALS
     model: str = "BPR"
     # paper: best validation H@5 (share: R@50); published_code: an epoch for each of H@5, H@10, H@20
     selection: Literal["paper", "published_code"] = "paper"
@@ -63,6 +63,8 @@ class ModelSettings(TrainingSettings):
     lmbda_SSL: float | None = None
     # SGL: temperature of the contrast, tau
     tau_SSL: float | None = None
+    # CML: by how much a squared distance to a positive must be below that to a negative
+    margin: float | None = None
     # iALS: how much more a training pair weighs than any other
     alpha: float | None = None
     # iALS: weight of the squared norms

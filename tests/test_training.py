@@ -8,7 +8,7 @@ from conftest import real_file
 from scipy.stats import chisquare
 from torch import nn
 
-from Utils.dataset import PairSampler
+from Utils.dataset import ItemSampler, PairSampler, UserSampler
 from Utils.errors import UserError
 from Utils.interactions import Interactions
 from Utils.optimizer import DenseAdam
@@ -70,6 +70,20 @@ def test_a_user_of_nearly_everything_still_gets_negatives():
     object.__setattr__(split, "item_ids", split.item_ids[:598])
     with pytest.raises(UserError, match="a user has all items"):
         PairSampler(split, 64, 0, "cpu")
+
+
+@pytest.mark.parametrize(("kind", "sampler"), [("users", UserSampler), ("items", ItemSampler)])
+def test_everyone_comes_once_an_epoch_in_an_order_of_the_seed_and_epoch(kind, sampler, split):
+    def order(seed, epoch):
+        batches = list(sampler(split, 300, seed, "cpu").epoch(epoch))
+        assert {type(batch)._fields for batch in batches} == {(kind,)}
+        assert {len(batch[0]) for batch in batches[:-1]} == {300}
+        return torch.cat([getattr(batch, kind) for batch in batches]).tolist()
+
+    found = order(0, 2)
+    assert sorted(found) == list(range(getattr(split, f"num_{kind}")))
+    assert found == order(0, 2)
+    assert found not in (order(0, 3), order(1, 2), sorted(found))
 
 
 # --- the optimiser -----------------------------------------------------------------------------

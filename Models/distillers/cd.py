@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from Models.distillers.distiller import Distiller
+from Models.distillers.distiller import Distiller, require_batches
 from Models.distillers.sampling import CHUNK, UnseenItems, draw_by_rank
 from Models.recommender import Recommender
 from Models.teacher import Teacher, top_lists
@@ -40,6 +40,7 @@ class CD(Distiller):
         sampling: str = "teacher", pool: int = 500, refresh: int = 10, **draws: Any,
     ) -> None:  # fmt: skip
         super().__init__(**draws)
+        require_batches(student, "users")
         self.score, self.teacher = student.score, teacher
         self.K, self.T, self.T1, self.T2 = K, T, T1, T2
         self.refresh, self.sampling = refresh, sampling

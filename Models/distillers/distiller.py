@@ -37,6 +37,16 @@ class Distiller(nn.Module, ABC):
         """Return the distillation term of a batch, differentiable in the student: ``()``."""
 
 
+def require_batches(student: Recommender, *columns: str) -> None:
+    """Raise ``UserError`` unless the batches that a student is trained on have these columns."""
+    found = student.sampler.batch._fields
+    if not set(columns) <= set(found):
+        raise UserError(
+            f"--model {type(student).__name__}: its batches are {' and '.join(found)}, and this "
+            f"method needs {' and '.join(columns)}; use another base model, or another method"
+        )
+
+
 class RepresentationDistiller(Distiller):
     """Brings representations of the student near those of a teacher, or near any other target.
 
@@ -53,7 +63,8 @@ class RepresentationDistiller(Distiller):
     Raises
     ------
     UserError
-        If the student encodes pairs and the teacher users and items, or the reverse.
+        If the student is not trained on pairs, or if it encodes pairs and the teacher users and
+        items, or the reverse.
     """
 
     def __init__(
@@ -66,6 +77,7 @@ class RepresentationDistiller(Distiller):
         **draws: Any,
     ) -> None:
         super().__init__(**draws)
+        require_batches(student, *Pairs._fields)
         self.student, self.teacher = {
             "last": (student.representations, teacher.representations),
             "embeddings": (student.embeddings, teacher.embeddings),

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from Models.distillers.distiller import Distiller
+from Models.distillers.distiller import Distiller, require_batches
 from Models.distillers.sampling import UnseenItems
 from Models.recommender import Recommender
 from Models.teacher import Teacher
@@ -38,6 +38,7 @@ class RD(Distiller):
         num_samples: int, warm_up: int, variant: str = "published_code", **draws: Any,
     ) -> None:  # fmt: skip
         super().__init__(**draws)
+        require_batches(student, "users")
         self.score, self.num_items = student.score, student.num_items
         self.items = teacher.top_items(K).long()
         self.position = position_weights(K, T).to(teacher.device)

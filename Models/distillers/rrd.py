@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from Models.distillers.distiller import Distiller
+from Models.distillers.distiller import Distiller, require_batches
 from Models.distillers.sampling import CHUNK, RankingLists
 from Models.recommender import Recommender
 from Models.teacher import Teacher
@@ -36,6 +36,7 @@ class RRD(Distiller):
         **draws: Any,
     ) -> None:  # fmt: skip
         super().__init__(**draws)
+        require_batches(student, "users")
         self.score, self.teacher = student.score, teacher
         self.ranking, self.variant = ranking, variant
         self.num_above = K if ranking == "relaxed" else K + L

@@ -9,10 +9,9 @@ from torch import Tensor
 from Models.distillers.distiller import Distiller
 from Models.low_rank import require_factors
 from Models.recommender import Recommender
+from Models.softmax import log_normalizer
 from Models.teacher import Teacher
 from Utils.dataset import Users
-
-BLOCK = 2048  # items whose scores are made at a time
 
 
 class S2D(Distiller):
@@ -87,7 +86,7 @@ class S2D(Distiller):
             each = [soft, hard.masked_fill(~real, -torch.inf), others]
             log_z = torch.cat(each, dim=1).logsumexp(dim=1)
         else:
-            log_z = _LogNormalizer.apply(all_users[users], all_items)
+            log_z = log_normalizer(all_users[users], all_items)
         hard = log_z * (counts > 0).squeeze(1) - (hard * real / counts.clamp_min(1)).sum(dim=1)
         soft = log_z - (soft * self.targets[users]).sum(dim=1)
         return hard.sum(), soft.sum()
@@ -106,34 +105,3 @@ class S2D(Distiller):
         is_known.scatter_(1, place[known], True)
         scores = rows @ table[drawn].T + log(num_items / len(drawn))
         return scores.masked_fill(is_known[:, :-1], -torch.inf)
-
-
-class _LogNormalizer(torch.autograd.Function):
-    """``log sum_i exp(rows . table_i)``, ``(B, d)``, ``(I, d)`` -> ``(B,)``, and its gradients.
-
-    A block of items at a time, so that its scores stay in the cache from their product to their
-    exponential, and their exponentials are kept for the gradients.
-    """
-
-    @staticmethod
-    def forward(ctx, rows: Tensor, table: Tensor) -> Tensor:
-        exponentials, highest, sums = [], [], []
-        for block in table.split(BLOCK):
-            scores = rows @ block.T
-            highest.append(scores.amax(dim=1, keepdim=True))
-            exponentials.append(scores.sub_(highest[-1]).exp_())
-            sums.append(scores.sum(dim=1, keepdim=True))
-        highest, sums = torch.cat(highest, dim=1), torch.cat(sums, dim=1)  # (B, blocks)
-        log_z = (highest + sums.log()).logsumexp(dim=1, keepdim=True)
-        ctx.save_for_backward(rows, table, (highest - log_z).exp(), *exponentials)
-        return log_z.squeeze(1)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        rows, table, shares, *exponentials = ctx.saved_tensors
-        weights = (gradient.unsqueeze(1) * shares).split(1, dim=1)
-        of_rows, of_table = torch.zeros_like(rows), []
-        for e, weight, block in zip(exponentials, weights, table.split(BLOCK), strict=True):
-            of_rows.addcmul_(e @ block, weight)
-            of_table.append(e.T @ (rows * weight))
-        return of_rows, torch.cat(of_table)
