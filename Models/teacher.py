@@ -23,6 +23,7 @@ from Utils.files import (
 )
 from Utils.run_folder import RUN_FORMAT, is_count, is_number
 from Utils.split import Split
+from Utils.states import state_files
 
 CHUNK = 256  # users or items whose scores are held at a time
 
@@ -182,9 +183,19 @@ class TrainedTeacher(Teacher):
         """Return each item's best users who did not train on it, ``(num_items, count)`` int32."""
         return self._top("users", count)
 
+    @cached_property
+    def states(self) -> list[Teacher]:
+        """The same teacher at earlier epochs, first to last, itself at the end."""
+        remedy = "train it with main_no_KD.py --keep_states 4 --overwrite"
+        paths = state_files(self.path.parent)
+        if not paths:
+            raise UserError(f"{self.path}: has no states of earlier epochs beside it; {remedy}")
+        return [*(read_teacher(path, self.split, self.device, remedy) for path in paths), self]
+
     def _top(self, kind: str, count: int) -> Tensor:
         """Read the lists, best first; make and keep them if they are missing, short or foreign."""
-        path = self.path.with_name(f"top_{kind}.npz")
+        of_state = f"{self.path.stem}_" if self.path.stem.startswith("state") else ""
+        path = self.path.with_name(f"{of_state}top_{kind}.npz")
         if path.exists():
             kept = read_npz(path, ["top", "teacher_sha256"])
             sizes = self.split.num_users, self.split.num_items

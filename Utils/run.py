@@ -45,6 +45,7 @@ from Utils.run_folder import (
 )
 from Utils.selection import Selection
 from Utils.split import Split
+from Utils.states import States
 
 CHECKPOINT_SHARE = 0.05  # of the time may go into writing last.pt; a killed run repeats the rest
 
@@ -108,6 +109,7 @@ class Run:
         self.saved_at, self.saving_took = -float("inf"), 0.0
         self.finished = self.interrupted = False
         self.repeated: RunFolder | None = None  # the finished run that this one repeats
+        self.states = States(self.folder.checkpoints, settings.get("keep_states", 0))
         self.keeps: list[tuple[Collection[int], str, Callable[[], dict[str, np.ndarray]]]] = []
 
     # --- start ---------------------------------------------------------------------------------
@@ -322,6 +324,7 @@ class Run:
         if metrics and self.selection.update(epoch, metrics):
             weights = {key: value.clone() for key, value in self.model.state_dict().items()}
             self.best = {"epoch": epoch, "weights": weights, "ranks": ranks}
+        self.states.keep(epoch, lambda: self._weights(epoch, self.model.state_dict()))
         self._keep_arrays(epoch)
         self._report(losses, metrics, took)
         if time.perf_counter() - self.saved_at > self.saving_took / CHECKPOINT_SHARE:
@@ -427,11 +430,11 @@ class Run:
             return
         self._require_logs()
         best, self.best = self.best, None
-        write_checkpoint(
-            self.folder.best,
-            self.identity | {"epoch": best["epoch"], "finished": False, "weights": best["weights"]},
-        )
+        write_checkpoint(self.folder.best, self._weights(best["epoch"], best["weights"]))
         self._write_ranks(best["epoch"], best["ranks"])
+
+    def _weights(self, epoch: int, weights: dict[str, Tensor]) -> dict[str, Any]:
+        return self.identity | {"epoch": epoch, "finished": False, "weights": weights}
 
     def _write_ranks(self, epoch: int, ranks: dict[str, Tensor]) -> None:
         arrays = {part: values.numpy() for part, values in ranks.items()}
@@ -451,6 +454,7 @@ class Run:
             self.model.load_state_dict(weights)
             self._write_ranks(self.selection.best_epoch, self.evaluator.ranks(self.model))
         write_checkpoint(path, best | {"finished": True})
+        self.states.finish(self.selection.best_epoch)
 
     def _summarize(self) -> None:
         protocol = self.split.protocol

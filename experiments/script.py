@@ -47,6 +47,14 @@ class TrainingSettings(ScriptSettings):
     # evaluations without improvement before training stops; None: the rule's, 30 for paper (share:
     # 5) and 20 for published_code
     patience: int | None = None
+    # states along the training that are kept beside the best one, which is the last: for HetComp
+    keep_states: int = 0
+
+    from_zero: ClassVar[tuple[str, ...]] = (*ScriptSettings.from_zero, "keep_states")
+
+    def irrelevant(self) -> set[str]:
+        """Return the settings that change nothing of what is learned."""
+        return super().irrelevant() | {"keep_states"}
 
 
 @dataclass

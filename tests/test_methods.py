@@ -80,7 +80,10 @@ SMALL = {
 }
 NO_KD = {"dataset", "seed", "dim", "lr", "reg", "batch_size", "max_epoch", "patience"}
 NO_KD |= {"split", "data_dir", "selection", "model", "device", "threads", "name", "resume"}
-NO_KD |= {"overwrite"}  # tested with main_no_KD, of which the scripts' lines are copies
+NO_KD |= {
+    "overwrite",
+    "keep_states",
+}  # tested with main_no_KD, of which the scripts' lines are copies
 
 OTHER_VALUES = {
     "seed": 1,
@@ -133,12 +136,14 @@ OTHER_VALUES = {
 OF_PHR = {"enrichment", "precision"}  # of main_TAKD.py and main_DGKD.py these act with --kd PHR
 ELSEWHERE = {
     **dict.fromkeys(("alpha", "ridge"), "test_ials.py"),
+    **dict.fromkeys(("teachers", "teacher_weights", "combine"), "test_ensemble.py"),
+    "keep_states": "test_states.py",
     "teacher": "test_teacher.py",
     "teacher_dim": "test_teacher.py",
     "layer": "test_distillers.py",
     "refresh": "test_the_students_list_is_made_anew_after_some_epochs",
     **dict.fromkeys(
-        ("num_layers", "dropout", "lmbda_SSL", "tau_SSL"),
+        ("num_layers", "dropout", "lmbda_SSL", "tau_SSL", "margin"),
         "test_every_method_runs_on_every_base_model_and_resumes",
     ),
     "save_selection": "test_the_experts_of_the_wanted_epochs_are_kept",
@@ -500,6 +505,7 @@ def test_scores_of_any_teacher_have_such_a_baseline(workdir, neumf_path, split):
 
 OPTIONS = {  # of the students, not all as the models' defaults
     "NeuMF": {"num_layers": 2},
+    "CML": {"margin": 0.7},
     "LightGCN": {"num_layers": 2},
     "NGCF": {"num_layers": 1, "dropout": 0.2},
     "SGL": {"num_layers": 1, "dropout": 0.3, "lmbda_SSL": 0.02, "tau_SSL": 0.4},

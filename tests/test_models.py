@@ -154,18 +154,18 @@ def test_the_loss_is_finite_for_large_scores(model):
         assert model.loss(Pairs(*batch)).isfinite()
 
 
-def test_a_checkerboard_is_learned(model):
+def test_a_checkerboard_is_learned(pairwise):
     """Even users took even items, odd users odd ones: the right ranking is known."""
     users, positives = torch.cartesian_prod(torch.arange(USERS), torch.arange(ITEMS)).T
     users, positives = (t[users % 2 == positives % 2] for t in (users, positives))
-    optimizer = DenseAdam(model.parameters(), lr=0.05, weight_decay=0.0)
+    optimizer = DenseAdam(pairwise.parameters(), lr=0.05, weight_decay=0.0)
     generator = torch.Generator().manual_seed(0)
     for _ in range(120):
         shift = torch.randint(ITEMS // 2, users.shape, generator=generator)
-        model.loss(Pairs(users, positives, (positives + 1 + 2 * shift) % ITEMS)).backward()
+        pairwise.loss(Pairs(users, positives, (positives + 1 + 2 * shift) % ITEMS)).backward()
         optimizer.step()
-        model.after_step()
-    best = model.score_all(torch.arange(USERS)).topk(ITEMS // 2).indices
+        pairwise.after_step()
+    best = pairwise.score_all(torch.arange(USERS)).topk(ITEMS // 2).indices
     assert torch.equal(best % 2, (torch.arange(USERS) % 2).unsqueeze(1).expand_as(best))
 
 
