@@ -11,7 +11,7 @@ import torch
 from scipy.stats import chisquare
 
 from Models import build_model, distillers
-from Models.distillers import CD, DE, PHR, RD, RRD, HyperKDMA, ItemSideRRD
+from Models.distillers import CD, CLDRD, DE, PHR, RD, RRD, UCD, HyperKDMA, ItemSideRRD
 from Models.distillers.distiller import Distiller, RepresentationDistiller
 from Models.distillers.rd import discrepancy_weights, position_weights
 from Models.distillers.rrd import relaxed_ranking_loss
@@ -584,6 +584,8 @@ def all_distillers(student, teacher, name="") -> list[Distiller]:
         ItemSideRRD(rrd, student, teacher, K=3, L=2, T=3.0, pool=50, name=name),
         ranking_distillation(student, teacher, warm_up=0, name=name),
         collaborative(student, teacher, name=name),
+        UCD(student, teacher, n=3, eps=0.1, pool=50, refresh=3, sampling="top", name=name),
+        CLDRD(student, teacher, stage_epochs=1, name=name),
     ]
 
 
@@ -597,7 +599,7 @@ def test_two_of_a_kind_draw_alike_unless_they_are_named(student, teacher):
                 distiller.rrd.begin_epoch(0)
             distiller.begin_epoch(0)
             kept = {"items", "users", "samples"} & vars(distiller).keys()
-            kept -= {"items"} if isinstance(distiller, RD) else set()  # the teacher's
+            kept -= {"items"} if isinstance(distiller, RD | CLDRD) else set()  # the teacher's
             found += [getattr(distiller, each).flatten() for each in sorted(kept)]
             found += [parameter.detach().flatten() for parameter in distiller.parameters()]
         noise = experts(student, teacher, name=name)

@@ -15,11 +15,14 @@ from conftest import SCRIPT_NAMES, killed_in, run, settings, trained_teacher
 
 import experiments.teacher
 import main_CD
+import main_CLDRD
+import main_DCD
 import main_DE
 import main_DERRD
 import main_DETA
 import main_DGKD
 import main_IRRRD
+import main_MTD
 import main_no_KD
 import main_PHR
 import main_PHRTA
@@ -42,7 +45,7 @@ METRICS = LEAVE_ONE_OUT.metrics
 CHAINS = (main_TAKD, main_DGKD)  # with assistants that are runs of their own
 METHODS = (  # a term beside the base
     *(main_RD, main_CD, main_DE, main_URRD, main_IRRRD, main_DERRD, main_PHR, main_DETA),
-    *(main_PHRTA, *CHAINS),
+    *(main_PHRTA, main_DCD, main_CLDRD, main_MTD, *CHAINS),
 )
 TRAINED = (*METHODS, main_S2D)
 SMALL = {
@@ -77,6 +80,13 @@ SMALL = {
     "lmbda_TA": 0.01,
     "lmbda_KD": 0.01,
     "num_TAs": 2,
+    "lmbda_UCD": 0.01,
+    "lmbda_ICD": 0.005,
+    "n": 6,
+    "eps": 0.1,
+    "lmbda_CLDRD": 0.1,
+    "stage_epochs": 1,
+    "lmbda_MTD": 0.001,
 }
 NO_KD = {"dataset", "seed", "dim", "lr", "reg", "batch_size", "max_epoch", "patience"}
 NO_KD |= {"split", "data_dir", "selection", "model", "device", "threads", "name", "resume"}
@@ -132,7 +142,15 @@ OTHER_VALUES = {
     "projection": "shared",
     "gate": "none",
     "detach_targets": True,
+    "lmbda_UCD": 0.02,
+    "lmbda_ICD": 0.01,
+    "n": 7,
+    "eps": 0.01,
+    "lmbda_CLDRD": 0.2,
+    "stage_epochs": 2,
+    "lmbda_MTD": 0.002,
 }
+OF_ONE_SCRIPT = {(main_DCD, "sampling"): "top"}
 OF_PHR = {"enrichment", "precision"}  # of main_TAKD.py and main_DGKD.py these act with --kd PHR
 ELSEWHERE = {
     **dict.fromkeys(("alpha", "ridge"), "test_ials.py"),
@@ -324,7 +342,7 @@ CASES = [(script, name) for script in TRAINED for name in OTHER_VALUES if name i
 @pytest.mark.parametrize(("script", "name"), CASES)
 def test_a_setting_that_is_accepted_is_used(script, name, workdir, teacher_path, usual):
     others = {"kd": "PHR"} if script in CHAINS and name in OF_PHR else {}
-    changes = others | {name: OTHER_VALUES[name]}
+    changes = others | {name: OF_ONE_SCRIPT.get((script, name), OTHER_VALUES[name])}
     if name == "seed":  # another split, so the teacher is another one as well
         run(main_no_KD, dim=16, seed=1, max_epoch=1)
         changes |= {"teacher": "checkpoints/synthetic/BPR-d16/no_KD/seed1"}
@@ -572,12 +590,14 @@ def test_a_students_run_is_the_next_ones_teacher(workdir, teacher_path):
     assert all(float(row["RRD"]) > 0 for row in rows(workdir, main_URRD))
 
 
-def test_the_students_list_is_made_anew_after_some_epochs(workdir, teacher_path):
+@pytest.mark.parametrize("script", [main_CD, main_DCD])
+def test_the_students_list_is_made_anew_after_some_epochs(script, workdir, teacher_path):
     runs = []
+    given = {"sampling": "student"} if script is main_CD else {}
     for refresh in (1, 2, 3):
         name = f"refresh{refresh}"
-        train(main_CD, teacher_path, sampling="student", refresh=refresh, name=name)
-        runs.append(read(workdir, main_CD, "metrics.csv", f"-{name}").splitlines())
+        train(script, teacher_path, **given, refresh=refresh, name=name)
+        runs.append(read(workdir, script, "metrics.csv", f"-{name}").splitlines())
     assert runs[0][:2] == runs[1][:2] == runs[2][:2]  # epoch 0
     assert runs[0][2] != runs[1][2] == runs[2][2]  # epoch 1
     assert runs[1][3] != runs[2][3]

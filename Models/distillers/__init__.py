@@ -7,6 +7,8 @@ of them keep is in ``Models/distillers/distiller.py``.
 from typing import Any
 
 from Models.distillers.cd import CD
+from Models.distillers.cldrd import CLDRD
+from Models.distillers.dcd import ICD, UCD
 from Models.distillers.de import DE
 from Models.distillers.dgkd import DGKD
 from Models.distillers.distiller import RepresentationDistiller
@@ -19,7 +21,21 @@ from Models.distillers.s2d import S2D
 from Models.recommender import Recommender
 from Models.teacher import Teacher
 
-__all__ = ["CD", "DE", "DGKD", "PHR", "RD", "RRD", "S2D", "HyperKDMA", "ItemSideRRD", "new_hints"]
+__all__ = [
+    "CD",
+    "CLDRD",
+    "DE",
+    "DGKD",
+    "ICD",
+    "PHR",
+    "RD",
+    "RRD",
+    "S2D",
+    "UCD",
+    "HyperKDMA",
+    "ItemSideRRD",
+    "new_hints",
+]
 
 
 def new_hints(

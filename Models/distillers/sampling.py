@@ -12,6 +12,18 @@ from Utils.split import Split
 CHUNK = 1024  # users or items whose lists are drawn at a time
 
 
+def draw_by_weight(log_weights: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Return ``count`` places of each row, without replacement, by weight.
+
+    ``log_weights``: (N, n), finite -> (N, count) in increasing order.
+    """
+    # The first ones of a race with these rates are such a draw.
+    race = torch.empty(log_weights.shape, device=log_weights.device)
+    race.exponential_(generator=generator)
+    arrivals = race.clamp_min_(torch.finfo(race.dtype).tiny).log_().sub_(log_weights)
+    return arrivals.topk(count, largest=False, sorted=False).indices.sort().values
+
+
 def draw_by_rank(top: Tensor, K: int, T: float, generator: torch.Generator) -> Tensor:
     """Return K places of each list, without replacement, the k-th with weight ``exp(-k / T)``.
 
@@ -19,11 +31,8 @@ def draw_by_rank(top: Tensor, K: int, T: float, generator: torch.Generator) -> T
 
     Source: DE-RRD paper, section 4.2.1.
     """
-    # The K first of a race with rates exp(-k / T) are such a draw.
-    race = torch.empty(top.shape, device=top.device).exponential_(generator=generator)
-    arrivals = race.clamp_min_(torch.finfo(race.dtype).tiny).log_()
-    arrivals += torch.arange(top.shape[1], device=top.device) / T
-    return arrivals.topk(K, largest=False, sorted=False).indices.sort().values
+    log_weights = -torch.arange(top.shape[1], device=top.device) / T
+    return draw_by_weight(log_weights.expand(top.shape), K, generator)
 
 
 def seen_mask(seen: tuple[Tensor, Tensor], num_rows: int, num_columns: int) -> Tensor:
