@@ -19,11 +19,21 @@ def draw_by_rank(top: Tensor, K: int, T: float, generator: torch.Generator) -> T
 
     Source: DE-RRD paper, section 4.2.1.
     """
-    # The K first of a race with rates exp(-k / T) are such a draw.
-    race = torch.empty(top.shape, device=top.device).exponential_(generator=generator)
-    arrivals = race.clamp_min_(torch.finfo(race.dtype).tiny).log_()
-    arrivals += torch.arange(top.shape[1], device=top.device) / T
-    return arrivals.topk(K, largest=False, sorted=False).indices.sort().values
+    falling = -(torch.arange(top.shape[1], device=top.device) / T)
+    return draw_by_weight(falling.expand(top.shape), K, generator)
+
+
+def draw_by_weight(log_weights: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Return places of each row, without replacement, by their weights.
+
+    ``log_weights``: (N, pool) -> (N, count) in increasing order.
+    """
+    # The first of a race with these rates are such a draw.
+    race = torch.empty(log_weights.shape, device=log_weights.device)
+    arrivals = race.exponential_(generator=generator)
+    arrivals = arrivals.clamp_min_(torch.finfo(race.dtype).tiny).log_()
+    arrivals -= log_weights
+    return arrivals.topk(count, largest=False, sorted=False).indices.sort().values
 
 
 def seen_mask(seen: tuple[Tensor, Tensor], num_rows: int, num_columns: int) -> Tensor:
