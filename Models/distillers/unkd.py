@@ -99,15 +99,14 @@ def group_lists(teacher: Teacher, num_groups: int, pool: int) -> tuple[Tensor, T
         scores[known] = -torch.inf
         best = [scores[:, g].topk(min(width, len(g)), dim=1) for g in groups]
         counts.append(torch.stack([(b.values > -torch.inf).sum(dim=1) for b in best], dim=1))
+        if (counts[-1] < 2).any():
+            raise UserError(
+                f"--num_groups {num_groups}, --pool {pool}: somebody has fewer than 2 items of a "
+                f"group to compare; use fewer groups, or a larger pool"
+            )
         items = [g[b.indices].int() for g, b in zip(groups, best, strict=True)]
         tops.append(torch.stack([F.pad(i, (0, width - i.shape[1])) for i in items], dim=1))
-    counts = torch.cat(counts)
-    if (counts < 2).any():
-        raise UserError(
-            f"--num_groups {num_groups}, --pool {pool}: somebody has fewer than 2 items of a group "
-            f"to compare; use fewer groups, or a larger pool"
-        )
-    return torch.cat(tops), counts
+    return torch.cat(tops), torch.cat(counts)
 
 
 def draw_two(counts: Tensor, T: float, generator: torch.Generator) -> Tensor:
@@ -125,7 +124,7 @@ def draw_two(counts: Tensor, T: float, generator: torch.Generator) -> Tensor:
     first = draw(counts)
     # The other is before it or after it, with these weights, and there drawn as in a list.
     before = -(-first / T).expm1()
-    after = (-(first + 1) / T).exp() - (-counts / T).exp()
+    after = -(-(first + 1) / T).exp() * (-(counts - first - 1) / T).expm1()
     u = torch.rand(counts.shape, generator=generator, device=counts.device)
     is_before = (u * (before + after) < before) | (first == counts - 1)
     second = draw(torch.where(is_before, first, counts - first - 1)) + ~is_before * (first + 1)
