@@ -26,10 +26,12 @@ import main_MTD
 import main_no_KD
 import main_PHR
 import main_PHRTA
+import main_RCEKD
 import main_RD
 import main_S2D
 import main_SVD
 import main_TAKD
+import main_UnKD
 import main_URRD
 from experiments.teacher import load_teacher
 from Models import MODELS, build_model
@@ -45,7 +47,7 @@ METRICS = LEAVE_ONE_OUT.metrics
 CHAINS = (main_TAKD, main_DGKD)  # with assistants that are runs of their own
 METHODS = (  # a term beside the base
     *(main_RD, main_CD, main_DE, main_URRD, main_IRRRD, main_DERRD, main_PHR, main_DETA),
-    *(main_PHRTA, main_DCD, main_CLDRD, main_MTD, *CHAINS),
+    *(main_PHRTA, main_DCD, main_CLDRD, main_MTD, main_RCEKD, main_UnKD, *CHAINS),
 )
 TRAINED = (*METHODS, main_S2D)
 SMALL = {
@@ -74,6 +76,11 @@ SMALL = {
     "T1": 2.0,
     "T2": -1.0,
     "refresh": 2,
+    "lmbda_RCE": 0.1,
+    "beta": 3.0,
+    "lmbda_UnKD": 0.1,
+    "num_groups": 2,
+    "num_pairs": 4,
     "w": 0.3,
     "tau": 2.0,
     "lmbda_PHR": 0.01,
@@ -127,6 +134,11 @@ OTHER_VALUES = {
     "T1": 1.0,
     "T2": 0.0,
     "sampling": "student",
+    "lmbda_RCE": 0.2,
+    "beta": 1.0,
+    "lmbda_UnKD": 0.2,
+    "num_groups": 3,
+    "num_pairs": 5,
     "start": "spectral",
     "w": 0.5,
     "tau": 1.0,

@@ -15,27 +15,18 @@ from Models.distillers.distiller import RepresentationDistiller
 from Models.distillers.hyperkdma import HyperKDMA
 from Models.distillers.ir import ItemSideRRD
 from Models.distillers.phr import PHR
+from Models.distillers.rcekd import RCEKD
 from Models.distillers.rd import RD
 from Models.distillers.rrd import RRD
 from Models.distillers.s2d import S2D
+from Models.distillers.unkd import UnKD
 from Models.recommender import Recommender
 from Models.teacher import Teacher
 
 __all__ = [
-    "CD",
-    "CLDRD",
-    "DE",
-    "DGKD",
-    "ICD",
-    "PHR",
-    "RD",
-    "RRD",
-    "S2D",
-    "UCD",
-    "HyperKDMA",
-    "ItemSideRRD",
-    "new_hints",
-]
+    "CD", "CLDRD", "DE", "DGKD", "ICD", "PHR", "RCEKD", "RD", "RRD", "S2D", "UCD", "HyperKDMA",
+    "ItemSideRRD", "UnKD", "new_hints",
+]  # fmt: skip
 
 
 def new_hints(
