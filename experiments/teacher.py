@@ -89,7 +89,7 @@ def _member(name: str, args: Any, split: Split, device: torch.device) -> Trained
     if not path.exists():
         require_known("--teachers", model, MODELS)
         given = {each: getattr(args, each) for each in SHARED}
-        given |= {"model": model, "dim": SIZES[model]["teacher_dim"]}
+        given |= {"model": model, "dim": SIZES[model]["teacher_dim"], **_states(args)}
         path, remedy = trained_run("no_KD", given, split), "delete it to have it trained anew"
     return read_teacher(path, split, device, remedy)
 
@@ -177,7 +177,12 @@ def assistant_sizes(count: int, chosen: str, d_s: int, d_t: int) -> list[int]:
 def own_teacher(args: Any, split: Split) -> Path:
     """Return the checkpoint of the teacher that belongs to a run; train it to its end if needed."""
     given = {name: getattr(args, name) for name in SHARED} | {"dim": args.teacher_dim}
-    return trained_run("no_KD", given, split)
+    return trained_run("no_KD", given | _states(args), split)
+
+
+def _states(args: Any) -> dict[str, int]:
+    """Return the states that a method asks of its teachers, if it does."""
+    return {"keep_states": args.num_states} if hasattr(args, "num_states") else {}
 
 
 def trained_run(method: str, given: dict[str, Any], split: Split, role: str = "teacher") -> Path:

@@ -12,6 +12,7 @@ from Models.distillers.dcd import ICD, UCD
 from Models.distillers.de import DE
 from Models.distillers.dgkd import DGKD
 from Models.distillers.distiller import RepresentationDistiller
+from Models.distillers.hetcomp import HetComp
 from Models.distillers.hyperkdma import HyperKDMA
 from Models.distillers.ir import ItemSideRRD
 from Models.distillers.phr import PHR
@@ -24,8 +25,8 @@ from Models.recommender import Recommender
 from Models.teacher import Teacher
 
 __all__ = [
-    "CD", "CLDRD", "DE", "DGKD", "ICD", "PHR", "RCEKD", "RD", "RRD", "S2D", "UCD", "HyperKDMA",
-    "ItemSideRRD", "UnKD", "new_hints",
+    "CD", "CLDRD", "DE", "DGKD", "ICD", "PHR", "RCEKD", "RD", "RRD", "S2D", "UCD", "HetComp",
+    "HyperKDMA", "ItemSideRRD", "UnKD", "new_hints",
 ]  # fmt: skip
 
 
