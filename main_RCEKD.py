@@ -35,9 +35,8 @@ class Settings(DistillationSettings):
     K: int = 50  # first items of the student, P, and of the teacher, Q
     L: int = 50  # items drawn from the student's list, E
     pool: int = 200  # length of that list
-    T: float = (
-        10.0  # a place in it with n of Q there or below is drawn with weight exp((1 + n) / T)
-    )
+    # a place in it with n of Q there or below is drawn with weight exp((1 + n) / T)
+    T: float = 10.0
     beta: float = 3.0  # share of the loss over E and Q: exp(-beta |Q and E| / K)
     tau: float = 1.0  # temperature of the scores of both
     lr: float = 0.001  # learning rate of Adam
