@@ -3,12 +3,12 @@
     python main_RCEKD.py                                # d = 20 from 200; trains a missing teacher
     python main_RCEKD.py --L 100                        # more of the student's items beside them
 
-Written from the formulas of the authors' code. Departures and choices:
+The formulas are those of the authors' code. Departures and choices:
 1. Training items are outside both lists, as for the other methods here; the authors leave them in.
 2. The loss is a sum over the batch's distinct users; the authors count a user once a pair.
 3. lambda: theirs is 500 beside the mean base loss of 2,048 pairs, which is 500 * 2,048, or about a
    million, beside the sum that the base loss is here. That leaves the teacher alone: neither the
-   base loss nor the weight decay, which Adam adds to the gradient, counts beside it. Ours is of the
+   base loss nor the weight decay, which is added to the gradient, counts beside it. Ours is of a
    size at which both do.
 4. The weight of a place grows with at most 50 of the teacher's items below it, as theirs; that acts
    with a K above 50 alone.
@@ -31,13 +31,12 @@ class Settings(DistillationSettings):
     """For CiteULike and BPR: the authors' K to tau for this pair; lambda is a first guess."""
 
     dim: int = 20  # size of the representations, d
-    lmbda_RCE: float = 0.1  # weight of the distillation loss, lambda; goes with a sum over users
+    lmbda_RCE: float = 1.0  # weight of the distillation loss, lambda; goes with a sum over users
     K: int = 50  # first items of the student, P, and of the teacher, Q
     L: int = 50  # items drawn from the student's list, E
     pool: int = 200  # length of that list
-    T: float = (
-        10.0  # a place in it with n of Q there or below is drawn with weight exp((1 + n) / T)
-    )
+    # a place in it with n of Q there or below is drawn with weight exp((1 + n) / T)
+    T: float = 10.0
     beta: float = 3.0  # share of the loss over E and Q: exp(-beta |Q and E| / K)
     tau: float = 1.0  # temperature of the scores of both
     lr: float = 0.001  # learning rate of Adam

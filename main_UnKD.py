@@ -3,12 +3,12 @@
     python main_UnKD.py                                 # d = 20 from 200; trains a missing teacher
     python main_UnKD.py --num_groups 1                  # pairs of any popularity
 
-Departures and choices, for the paper was not at hand in full:
+Departures, and choices where the authors' formulas leave them open:
 1. Popularity is the number of training users. Groups have equal total popularity as far as items
    allow: of equal popularity, they go by their ids; one that lies across a border is in the less
    popular group.
-2. Pairs are shared out over the groups in turn, the less popular ones first; the authors' weight
-   of a group's popularity in that has exponent 0 in their commands, too.
+2. Pairs are shared out over the groups in turn, the least popular first: equally, which is an
+   exponent of 0 for the authors' weights of the groups.
 3. The two items of a pair are drawn one after the other; pairs of a user may repeat.
 4. The loss is a mean over a user's pairs and a sum over the batch's distinct users, beside a base
    loss that is a sum over pairs; the authors' lambda is 1.
@@ -30,7 +30,7 @@ class Settings(DistillationSettings):
     """For CiteULike and BPR: the authors' numbers for another data set; lambda is a first guess."""
 
     dim: int = 20  # size of the representations, d
-    lmbda_UnKD: float = 1.0  # weight of the distillation loss
+    lmbda_UnKD: float = 0.2  # weight of the distillation loss; goes with a sum over users
     num_groups: int = 4  # groups of items by popularity, G
     num_pairs: int = 30  # pairs of items of a user and epoch, n, in all groups together
     pool: int = 1000  # the teacher's first items of a group, from which pairs are drawn
