@@ -1,6 +1,7 @@
 """Every base model keeps the contract, and its loss and scores are its paper's."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from Models import MODELS, build_model
 from Models.recommender import Recommender
-from Utils.dataset import Pairs
+from Utils.dataset import Batch, Items, Pairs, Users
 from Utils.errors import UserError
 from Utils.optimizer import DenseAdam
 
@@ -33,6 +34,14 @@ def gradients(request):
     """With gradients and without, which may be computed in other ways."""
     with torch.set_grad_enabled(request.param):
         yield
+
+
+def batch_for(model: Recommender, users: Tensor, positives: Tensor, negatives: Tensor) -> Batch:
+    """What the model is trained on: these pairs, or their users or items alone."""
+    if model.sampler.batch is Pairs:
+        return Pairs(users, positives, negatives)
+    kinds = {Users: users, Items: positives}
+    return model.sampler.batch(kinds[model.sampler.batch].unique())
 
 
 @pytest.mark.usefixtures("gradients")
@@ -96,12 +105,14 @@ def test_the_seed_decides_the_first_weights(model):
 def test_the_loss_is_a_sum_over_the_batch(model):
     model.lmbda_SSL = 0.0  # but for a contrast within the batch
     users, positives, negatives = torch.tensor([[0, 1, 2], [3, 4, 5], [6, 7, 8]])
-    parts = [model.loss(Pairs(users[[i]], positives[[i]], negatives[[i]])) for i in range(3)]
-    torch.testing.assert_close(model.loss(Pairs(users, positives, negatives)), sum(parts))
+    columns = users, positives, negatives
+    parts = [model.loss(batch_for(model, *(ids[[i]] for ids in columns))) for i in range(3)]
+    torch.testing.assert_close(model.loss(batch_for(model, *columns)), sum(parts))
 
 
 def test_the_gradient_is_that_of_finite_differences(model):
-    batch = Pairs(*torch.tensor([[0, 1, 0], [3, 4, 3], [6, 3, 8]]))  # with repeats and shared items
+    # with repeats and shared items
+    batch = batch_for(model, *torch.tensor([[0, 1, 0], [3, 4, 3], [6, 3, 8]]))
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(5))
     model.loss(batch).backward()
@@ -144,18 +155,22 @@ def test_the_loss_is_finite_for_large_scores(model):
         torch.nn.init.constant_(parameter, 1e2)
         parameter.detach()[::2] *= -1
     for batch in (torch.tensor([[0], [1], [2]]), torch.tensor([[0], [2], [1]])):
-        assert model.loss(Pairs(*batch)).isfinite()
+        assert model.loss(batch_for(model, *batch)).isfinite()
 
 
 def test_a_checkerboard_is_learned(model):
     """Even users took even items, odd users odd ones: the right ranking is known."""
     users, positives = torch.cartesian_prod(torch.arange(USERS), torch.arange(ITEMS)).T
     users, positives = (t[users % 2 == positives % 2] for t in (users, positives))
+    board = replace(SPLIT, train_users=users.numpy(), train_items=positives.numpy())
+    options = {option: getattr(model, option) for option in model.options}
+    model = build_model(type(model).__name__, board, 6, seed=0, **options).eval()
     optimizer = DenseAdam(model.parameters(), lr=0.05, weight_decay=0.0)
     generator = torch.Generator().manual_seed(0)
     for _ in range(120):
         shift = torch.randint(ITEMS // 2, users.shape, generator=generator)
-        model.loss(Pairs(users, positives, (positives + 1 + 2 * shift) % ITEMS)).backward()
+        negatives = (positives + 1 + 2 * shift) % ITEMS
+        model.loss(batch_for(model, users, positives, negatives)).backward()
         optimizer.step()
         model.after_step()
     best = model.score_all(torch.arange(USERS)).topk(ITEMS // 2).indices
