@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from Models.autoencoder import ItemVAE, MultVAE
 from Models.bpr import BPR
 from Models.cml import CML
 from Models.ials import iALS
@@ -18,7 +19,7 @@ from Utils.seeding import torch_generator
 from Utils.split import Split
 
 MODELS: dict[str, type[Recommender]] = {
-    each.__name__: each for each in (BPR, NeuMF, LightGCN, NGCF, SGL, CML, iALS)
+    each.__name__: each for each in (BPR, NeuMF, LightGCN, NGCF, SGL, CML, MultVAE, ItemVAE, iALS)
 }
 
 

@@ -1,6 +1,7 @@
 """Every base model keeps the contract, and its loss and scores are its paper's."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from Models import MODELS, build_model
 from Models.recommender import Recommender
-from Utils.dataset import Pairs, PairSampler
+from Utils.dataset import Batch, Items, Pairs, Users
 from Utils.errors import UserError
 from Utils.optimizer import DenseAdam
 
@@ -28,9 +29,9 @@ def model(request):
     return build_model(name, SPLIT, 6, seed=0, **options).double().eval()
 
 
-@pytest.fixture(params=[kind for kind in KINDS if MODELS[kind[0]].sampler is PairSampler], ids=str)
-def pairwise(request):
-    """Those that are trained on pairs."""
+@pytest.fixture(params=[each for each in KINDS if not MODELS[each[0]].unused], ids=str)
+def trained(request):
+    """Those that are trained in steps."""
     name, options = request.param
     return build_model(name, SPLIT, 6, seed=0, **options).double().eval()
 
@@ -40,6 +41,14 @@ def gradients(request):
     """With gradients and without, which may be computed in other ways."""
     with torch.set_grad_enabled(request.param):
         yield
+
+
+def batch_for(model: Recommender, users: Tensor, positives: Tensor, negatives: Tensor) -> Batch:
+    """What the model is trained on: these pairs, or their users or items alone."""
+    if model.sampler.batch is Pairs:
+        return Pairs(users, positives, negatives)
+    kinds = {Users: users, Items: positives}
+    return model.sampler.batch(kinds[model.sampler.batch].unique())
 
 
 @pytest.mark.usefixtures("gradients")
@@ -100,34 +109,36 @@ def test_the_seed_decides_the_first_weights(model):
         assert value.unique().numel() == 1 or not torch.equal(value, other.state_dict()[key])
 
 
-def test_the_loss_is_a_sum_over_the_batch(pairwise):
-    pairwise.lmbda_SSL = 0.0  # but for a contrast within the batch
+def test_the_loss_is_a_sum_over_the_batch(trained):
+    trained.lmbda_SSL = 0.0  # but for a contrast within the batch
     users, positives, negatives = torch.tensor([[0, 1, 2], [3, 4, 5], [6, 7, 8]])
-    parts = [pairwise.loss(Pairs(users[[i]], positives[[i]], negatives[[i]])) for i in range(3)]
-    torch.testing.assert_close(pairwise.loss(Pairs(users, positives, negatives)), sum(parts))
+    columns = users, positives, negatives
+    parts = [trained.loss(batch_for(trained, *(ids[[i]] for ids in columns))) for i in range(3)]
+    torch.testing.assert_close(trained.loss(batch_for(trained, *columns)), sum(parts))
 
 
-def test_the_gradient_is_that_of_finite_differences(pairwise):
-    batch = Pairs(*torch.tensor([[0, 1, 0], [3, 4, 3], [6, 3, 8]]))  # with repeats and shared items
-    for parameter in pairwise.parameters():
+def test_the_gradient_is_that_of_finite_differences(trained):
+    # with repeats and shared items
+    batch = batch_for(trained, *torch.tensor([[0, 1, 0], [3, 4, 3], [6, 3, 8]]))
+    for parameter in trained.parameters():
         torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(5))
-    pairwise.loss(batch).backward()
-    for parameter in pairwise.parameters():
+    trained.loss(batch).backward()
+    for parameter in trained.parameters():
         gradient = parameter.grad.to_dense()
         for place in range(0, parameter.numel(), 2):
             flat = parameter.detach().view(-1)
             kept, step = flat[place].item(), 1e-6
             flat[place] = kept + step
-            above = pairwise.loss(batch).item()
+            above = trained.loss(batch).item()
             flat[place] = kept - step
-            below = pairwise.loss(batch).item()
+            below = trained.loss(batch).item()
             flat[place] = kept
             assert gradient.view(-1)[place].item() == pytest.approx(
                 (above - below) / (2 * step), abs=1e-6
             )
 
 
-def test_gradients_of_lists_are_those_of_pairs(pairwise):
+def test_gradients_of_lists_are_those_of_pairs(trained):
     users, items = torch.tensor([3, 0, 3]), torch.tensor([[1, 2, 29], [0, 0, 5], [4, 3, 2]])
     weights = torch.randn(3, 3, generator=torch.Generator().manual_seed(1)).double()
     flat = (users.repeat_interleave(3), items.flatten())
@@ -138,10 +149,10 @@ def test_gradients_of_lists_are_those_of_pairs(pairwise):
         (flat[0].view(3, 3).T, torch.tensor([1, 2, 29])),
         (flat[0].view(3, 3).T.flatten(), torch.tensor([1, 2, 29]).repeat_interleave(3)),
     ):
-        scores = pairwise.score(*pairs)
+        scores = trained.score(*pairs)
         (scores.view(3, 3) * weights).sum().backward()
-        found.append([parameter.grad.to_dense() for parameter in pairwise.parameters()])
-        pairwise.zero_grad()
+        found.append([parameter.grad.to_dense() for parameter in trained.parameters()])
+        trained.zero_grad()
     torch.testing.assert_close(found[0], found[1])
     torch.testing.assert_close(found[2], found[3])
 
@@ -151,21 +162,25 @@ def test_the_loss_is_finite_for_large_scores(model):
         torch.nn.init.constant_(parameter, 1e2)
         parameter.detach()[::2] *= -1
     for batch in (torch.tensor([[0], [1], [2]]), torch.tensor([[0], [2], [1]])):
-        assert model.loss(Pairs(*batch)).isfinite()
+        assert model.loss(batch_for(model, *batch)).isfinite()
 
 
-def test_a_checkerboard_is_learned(pairwise):
+def test_a_checkerboard_is_learned(trained):
     """Even users took even items, odd users odd ones: the right ranking is known."""
     users, positives = torch.cartesian_prod(torch.arange(USERS), torch.arange(ITEMS)).T
     users, positives = (t[users % 2 == positives % 2] for t in (users, positives))
-    optimizer = DenseAdam(pairwise.parameters(), lr=0.05, weight_decay=0.0)
+    board = replace(SPLIT, train_users=users.numpy(), train_items=positives.numpy())
+    options = {option: getattr(trained, option) for option in trained.options}
+    trained = build_model(type(trained).__name__, board, 6, seed=0, **options).eval()
+    optimizer = DenseAdam(trained.parameters(), lr=0.05, weight_decay=0.0)
     generator = torch.Generator().manual_seed(0)
     for _ in range(120):
         shift = torch.randint(ITEMS // 2, users.shape, generator=generator)
-        pairwise.loss(Pairs(users, positives, (positives + 1 + 2 * shift) % ITEMS)).backward()
+        negatives = (positives + 1 + 2 * shift) % ITEMS
+        trained.loss(batch_for(trained, users, positives, negatives)).backward()
         optimizer.step()
-        pairwise.after_step()
-    best = pairwise.score_all(torch.arange(USERS)).topk(ITEMS // 2).indices
+        trained.after_step()
+    best = trained.score_all(torch.arange(USERS)).topk(ITEMS // 2).indices
     assert torch.equal(best % 2, (torch.arange(USERS) % 2).unsqueeze(1).expand_as(best))
 
 

@@ -275,7 +275,7 @@ FORBIDDEN = {
     # no distiller knows a base model's class
     "Models/distillers": (
         *("main_", "experiments", "benchmarks"),
-        *(f"Models.{name.lower()}" for name in MODELS),
+        *{model.__module__ for model in MODELS.values()},
     ),
     # no script is started but by name, and no paper is known
     "experiments": ("main_", "benchmarks", *(f"experiments.papers.{name}" for name in papers())),

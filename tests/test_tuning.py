@@ -241,14 +241,8 @@ def test_what_stands_in_the_script_is_not_filled_into_the_table(searched, monkey
 
 
 def test_a_search_decides_every_number_of_a_block_but_the_size():
-    options = [
-        "num_layers",
-        "dropout",
-        "lmbda_SSL",
-        "tau_SSL",
-        "alpha",
-        "ridge",
-    ]  # of the base models
+    # of the base models
+    options = ["num_layers", "dropout", "lmbda_SSL", "tau_SSL", "margin", "beta", "alpha", "ridge"]
     assert tuned(load_script("no_KD").Settings) == [*options, "lr", "reg", "batch_size"]
     assert set(tuned(load_script("S2D").Settings)) == {
         *("w", "K", "tau", "num_samples", "lr", "reg", "batch_size")
