@@ -14,7 +14,7 @@ from Utils.dataset import Items, ItemSampler, Users, UserSampler
 from Utils.seeding import Draws
 from Utils.split import Split
 
-ANNEALING = 50  # epochs over which the weight of the KL term grows from 0 to beta
+ANNEALING = 50  # epochs over which the weight of the KL term grows from 0 to beta_KL
 MOST = 20.0  # of a log variance, whose exponential stays finite
 
 
@@ -36,7 +36,7 @@ class MultVAE(FactorModel):
     Parameters
     ----------
     dropout : share of a row that is left out in training; the rest is scaled up.
-    beta : weight of the KL term, when it is fully grown.
+    beta_KL : weight of the KL term, when it is fully grown.
 
     Raises
     ------
@@ -44,7 +44,7 @@ class MultVAE(FactorModel):
         If all of the rows would be left out.
     """
 
-    options: ClassVar = {"dropout": float, "beta": float}
+    options: ClassVar = {"dropout": float, "beta_KL": float}
     sampler = UserSampler
     coded, other = "user", "item"  # whose rows are encoded, and over whom the softmax is
 
@@ -53,13 +53,13 @@ class MultVAE(FactorModel):
         split: Split,
         dim: int,
         dropout: float = 0.5,
-        beta: float = 0.2,
+        beta_KL: float = 0.2,
         *,
         generator: torch.Generator,
     ) -> None:
         super().__init__(split, dim)
         require_dropout(dropout)
-        self.dropout, self.beta = dropout, beta
+        self.dropout, self.beta_KL = dropout, beta_KL
         width, count = 3 * dim, getattr(split, f"num_{self.other}s")
         self.input = embedding_table(count, width, generator)
         self.input_bias = nn.Parameter(torch.zeros(width))
@@ -82,7 +82,7 @@ class MultVAE(FactorModel):
         """Begin the epoch's noise, and let the KL term grow."""
         super().begin_epoch(epoch)
         self.noise = self.draws.generator("noise", epoch, self.counts.device)
-        self.grown_beta = self.beta * min(epoch / ANNEALING, 1.0)
+        self.grown_beta = self.beta_KL * min(epoch / ANNEALING, 1.0)
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """Encode everyone: ``(num_users, 3d + 1)``, ``(num_items, 3d + 1)``."""

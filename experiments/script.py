@@ -32,7 +32,7 @@ class ScriptSettings(RunSettings):
     split: Literal["seed", "share", "published"] = "seed"
     # of the split, the first weights, the batches and all else that is drawn
     seed: int = 0
-    # base model of teacher and student: BPR, NeuMF, LightGCN, NGCF, SGL, CML, MultVAE, ItemVAE, iALS
+    # base model of teacher and student, such as BPR, NeuMF, LightGCN; README lists them
     model: str = "BPR"
     # paper: best validation H@5 (share: R@50); published_code: an epoch for each of H@5, H@10, H@20
     selection: Literal["paper", "published_code"] = "paper"
@@ -61,7 +61,7 @@ class TrainingSettings(ScriptSettings):
 class ModelSettings(TrainingSettings):
     """What base models have beside their size; None leaves it to the model."""
 
-    shares: ClassVar[tuple[str, ...]] = ("dropout", "beta")
+    shares: ClassVar[tuple[str, ...]] = ("dropout", "beta_KL")
 
     # hidden layers of NeuMF, each half as wide as the one before; layers L of the graph models
     num_layers: int | None = None
@@ -75,7 +75,7 @@ class ModelSettings(TrainingSettings):
     # CML: by how much a squared distance to a positive must be below that to a negative
     margin: float | None = None
     # MultVAE and ItemVAE: weight of the KL term, when it is fully grown
-    beta: float | None = None
+    beta_KL: float | None = None
     # iALS: how much more a training pair weighs than any other
     alpha: float | None = None
     # iALS: weight of the squared norms

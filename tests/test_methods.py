@@ -173,7 +173,7 @@ ELSEWHERE = {
     "layer": "test_distillers.py",
     "refresh": "test_the_students_list_is_made_anew_after_some_epochs",
     **dict.fromkeys(
-        ("num_layers", "dropout", "lmbda_SSL", "tau_SSL", "margin", "beta"),
+        ("num_layers", "dropout", "lmbda_SSL", "tau_SSL", "margin", "beta_KL"),
         "test_every_method_runs_on_every_base_model_and_resumes",
     ),
     "save_selection": "test_the_experts_of_the_wanted_epochs_are_kept",
@@ -539,8 +539,8 @@ OPTIONS = {  # of the students, not all as the models' defaults
     "NGCF": {"num_layers": 1, "dropout": 0.2},
     "SGL": {"num_layers": 1, "dropout": 0.3, "lmbda_SSL": 0.02, "tau_SSL": 0.4},
     "CML": {"margin": 0.8},
-    "MultVAE": {"dropout": 0.3, "beta": 0.5},
-    "ItemVAE": {"dropout": 0.3, "beta": 0.5},
+    "MultVAE": {"dropout": 0.3, "beta_KL": 0.5},
+    "ItemVAE": {"dropout": 0.3, "beta_KL": 0.5},
 }
 BY_USERS = (main_RD, main_CD, main_URRD, main_IRRRD)  # for which users alone will do
 

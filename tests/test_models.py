@@ -157,12 +157,12 @@ def test_gradients_of_lists_are_those_of_pairs(trained):
     torch.testing.assert_close(found[2], found[3])
 
 
-def test_the_loss_is_finite_for_large_scores(model):
-    for parameter in model.parameters():
+def test_the_loss_is_finite_for_large_scores(trained):
+    for parameter in trained.parameters():
         torch.nn.init.constant_(parameter, 1e2)
         parameter.detach()[::2] *= -1
     for batch in (torch.tensor([[0], [1], [2]]), torch.tensor([[0], [2], [1]])):
-        assert model.loss(batch_for(model, *batch)).isfinite()
+        assert trained.loss(batch_for(trained, *batch)).isfinite()
 
 
 def test_a_checkerboard_is_learned(trained):

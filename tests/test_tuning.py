@@ -242,7 +242,16 @@ def test_what_stands_in_the_script_is_not_filled_into_the_table(searched, monkey
 
 def test_a_search_decides_every_number_of_a_block_but_the_size():
     # of the base models
-    options = ["num_layers", "dropout", "lmbda_SSL", "tau_SSL", "margin", "beta", "alpha", "ridge"]
+    options = [
+        "num_layers",
+        "dropout",
+        "lmbda_SSL",
+        "tau_SSL",
+        "margin",
+        "beta_KL",
+        "alpha",
+        "ridge",
+    ]
     assert tuned(load_script("no_KD").Settings) == [*options, "lr", "reg", "batch_size"]
     assert set(tuned(load_script("S2D").Settings)) == {
         *("w", "K", "tau", "num_samples", "lr", "reg", "batch_size")
