@@ -6,7 +6,7 @@
 
 The formulas are those of the published code; the paper's text (CIKM 2021) was not at hand to
 compare. A summary of it has the two terms on top of another distillation loss; here, as in the
-code, they are beside the base loss alone.
+code, they are beside the base loss alone. Choices:
 1. Weights are at least 1e-5, as in a third party's code; the authors' fails where fewer than n have
    any. What fills up is then uniform over the rest of the list.
 2. Equal scores of the student are ranked as the teacher ranks them; the code leaves it open.
@@ -32,7 +32,7 @@ class Settings(DistillationSettings):
 
     dim: int = 20  # size of the representations, d: the paper has 20 from 200 (NeuMF: 25 from 250)
     lmbda_UCD: float = 0.01  # weight of the user side, lambda_U; goes with a sum over users
-    lmbda_ICD: float = 0.01  # weight of the item side, lambda_I; 0: its lists are not made
+    lmbda_ICD: float = 0.001  # weight of the item side, lambda_I; 0: its lists are not made
     n: int = 100  # too low and too high ones each, of a user's items and of an item's users
     eps: float = 0.1  # weight tanh(eps d), epsilon, of what is ranked d places too low, or too high
     pool: int = 500  # length of the teacher's lists of items and of users, in which ranks are taken

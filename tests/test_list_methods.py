@@ -161,8 +161,10 @@ def test_ranks_are_taken_anew_after_some_epochs_and_survive_a_resume(side, stude
 
 
 def test_ranks_are_by_score_and_equal_ones_by_place():
-    scores = torch.tensor([[0.5, 2.0, 0.5, -1.0, 2.0, 0.5]])
-    assert ranks_within(scores).tolist() == [[3, 1, 4, 6, 2, 5]]
+    scores = torch.randint(5, (3, 400), generator=torch.Generator().manual_seed(0)).float()
+    for row, found in zip(scores.tolist(), ranks_within(scores).tolist(), strict=True):
+        order = sorted(range(len(row)), key=lambda place: (-row[place], place))
+        assert [order[rank - 1] for rank in found] == list(range(len(row)))
 
 
 def test_a_student_that_ranks_as_the_teacher_has_no_differences(teacher):
