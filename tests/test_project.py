@@ -108,7 +108,8 @@ def test_a_kept_run_is_consistent(run):
         return
     columns = read_curves(run["folder"].curves)
     assert columns["epoch"].tolist() == list(range(run["epochs"]))
-    selection = Selection(run["selection"], LEAVE_ONE_OUT)
+    patience = run["folder"].read_config()["settings"].get("patience")
+    selection = Selection(run["selection"], LEAVE_ONE_OUT, patience)
     for epoch in range(run["epochs"]):
         assert not selection.stops
         selection.update(epoch, {name: values[epoch] for name, values in columns.items()})
