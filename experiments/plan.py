@@ -17,8 +17,9 @@ class Cell:
 
     ``phi`` is the student's parameters as a share of the teacher's. ``changes`` are settings of the
     script that are not those of the table of tuned settings, as pairs of name and value; a value
-    may be a function of the base model. ``keeps`` are such settings that change no number but say
-    what a run keeps. A cell that ``needs_factors`` is not on other base models.
+    may be a function of the base model, and ``{seed}`` in it is the run's seed. Unless there is a
+    ``name`` among them, they make the run's name. ``keeps`` are such settings that change no number
+    but say what a run keeps. A cell that ``needs_factors`` is not on other base models.
     """
 
     label: str
@@ -91,7 +92,7 @@ def planned(cell: Cell, dataset: str, model: str, seed: int) -> PlannedRun:
     dim = round(cell.phi * SIZES[model]["teacher_dim"])
     flags: dict[str, Any] = {"dataset": dataset, "model": model, "seed": seed, "dim": dim}
     usual = resolve(kind, flags)[0]
-    changes, keeps = (_unusual(usual, pairs) for pairs in (cell.changes, cell.keeps))
+    changes, keeps = (_unusual(usual, pairs, seed) for pairs in (cell.changes, cell.keeps))
     flags |= changes | keeps
     if changes.get("split") == "published" and seed and hasattr(usual, "teacher"):
         teacher = planned(replace(TEACHER, changes=PUBLISHED), dataset, model, 0)
@@ -99,18 +100,22 @@ def planned(cell: Cell, dataset: str, model: str, seed: int) -> PlannedRun:
     name = [
         value.replace(",", "-") if isinstance(value, str) else f"{key}-{value:g}"
         for key, value in changes.items()
-        if key not in ("split", "selection")
+        if key not in ("split", "selection", "model")
     ]
-    if name:
+    if name and "name" not in changes:
         flags["name"] = "-".join(name)
     settings = resolve(kind, flags)[0]
     given = (f"--{name}" + f"={value}" * (value is not True) for name, value in flags.items())
     return PlannedRun(cell, settings, RunFolder.of(settings), tuple(given))
 
 
-def _unusual(usual: Any, pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+def _unusual(usual: Any, pairs: Iterable[tuple[str, Any]], seed: int) -> dict[str, Any]:
     """Return those of a cell's settings, on the base model of the usual ones, that differ."""
     values = {key: value(usual.model) if callable(value) else value for key, value in pairs}
+    values = {
+        key: value.format(seed=seed) if isinstance(value, str) else value
+        for key, value in values.items()
+    }
     return {key: value for key, value in values.items() if getattr(usual, key) != value}
 
 

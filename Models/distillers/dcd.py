@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from Models.distillers.distiller import Distiller
+from Models.distillers.distiller import Distiller, require_batches
 from Models.distillers.rrd import relaxed_ranking_loss
 from Models.distillers.sampling import CHUNK, draw_by_weight
 from Models.recommender import Recommender
@@ -89,6 +89,7 @@ class UCD(Correction):
     """The user side of DCD: for the batch's users, the teacher's first ``pool`` items."""
 
     def __init__(self, student: Recommender, teacher: Teacher, *, pool: int, **chosen: Any) -> None:
+        require_batches(student, "users")
         super().__init__(teacher.top_items(pool), **chosen)
         self.student = student.score
 

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from Models.distillers.distiller import Distiller
+from Models.distillers.distiller import Distiller, require_batches
 from Models.distillers.sampling import CHUNK, draw_by_weight
 from Models.recommender import Recommender
 from Models.teacher import Teacher, top_lists
@@ -39,6 +39,7 @@ class RCEKD(Distiller):
         beta: float, tau: float, **draws: Any,
     ) -> None:  # fmt: skip
         super().__init__(**draws)
+        require_batches(student, "users")
         if max(K, L) > pool:
             raise UserError(
                 f"{max(K, L)} items do not fit into the student's lists of {pool}; use a smaller "

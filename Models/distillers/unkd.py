@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from Models.distillers.distiller import Distiller
+from Models.distillers.distiller import Distiller, require_batches
 from Models.recommender import Recommender
 from Models.teacher import CHUNK, Teacher
 from Utils.dataset import Pairs, chunks_of_pairs, distinct
@@ -38,6 +38,7 @@ class UnKD(Distiller):
         T: float, **draws: Any,
     ) -> None:  # fmt: skip
         super().__init__(**draws)
+        require_batches(student, "users")
         if num_pairs < num_groups:
             raise UserError(
                 f"--num_pairs {num_pairs}: each of --num_groups {num_groups} takes at least one"

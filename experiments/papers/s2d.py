@@ -2,6 +2,7 @@
 
     python -m experiments.run controls --seeds 0-4       # start, loss, teacher
     python -m experiments.run sizes
+    python -m experiments.run teachers --seeds 0-4       # BPR, iALS, and both as one
 
 It stands beside the methods of the DE-RRD paper, whose values and comparisons hold here, too.
 """
@@ -49,6 +50,15 @@ CONTROLS = {
     "S2D": (changed(S2D, "S2D, random", start="random", reg=1e-4), S2D),
 }
 SAMPLED = changed(S2D, "S2D, sampled softmax", num_samples=1000)
+
+# teachers of full size, trained to convergence, by the place of their weights
+CONVERGED = changed(TEACHER, "BPR, d = 200, converged", patience=100, name="converged")
+IALS = changed(TEACHER, "iALS, d = 200", model="iALS")
+_BPR_AT = "checkpoints/CiteULike/BPR-d200/no_KD-converged/seed{seed}"
+_IALS_AT = "checkpoints/CiteULike/iALS-d200/no_KD/seed{seed}"
+FROM_IALS = changed(S2D, "S2D from iALS", teacher=_IALS_AT, name="iALS")
+FROM_BOTH = changed(S2D, "S2D from BPR + iALS", teachers=f"{_BPR_AT},{_IALS_AT}", name="BPR-iALS")
+TAUGHT = [replace(cell, phi=phi) for phi in (0.1, 0.05) for cell in (FROM_BOTH, FROM_IALS)]
 
 Contrast = tuple[str, Cell, Cell]  # a question, and the cells whose difference answers it
 
@@ -119,6 +129,29 @@ def _numbers(found: Comparison) -> list[str]:
     return [f"{found.difference:+.4f}", str(found.splits), *ps]
 
 
+def teachers_table(view: View) -> str:
+    """Return what students of a tenth, and of a twentieth, reach of the best single teacher."""
+    head = ["", "d", "runs", "H@5", "of iALS's", "- iALS", "p, splits", "p, users"]
+    table, reasons = [head], []
+    best = view.values(IALS)
+    for cell in [CONVERGED, IALS, replace(S2D, label="S2D from BPR, patience 30"), *TAUGHT]:
+        values, d = view.values(cell), str(round(200 * cell.phi))
+        if not values:
+            table.append([cell.label, d, "0", "not run", "", "", "", ""])
+            continue
+        line = [cell.label, d, str(len(values)), mean_of(values.values()), "", "", "", ""]
+        common = values.keys() & best.keys()
+        if common and cell is not IALS:
+            line[4] = f"{np.mean([values[s] / best[s] for s in common]):.1%}"
+            terms = [(1.0, view.place(cell)), (-1.0, view.place(IALS))]
+            found = view.evidence.compare(terms, "H@5")
+            difference, _, *ps = _numbers(found)
+            line[5:] = difference, *ps
+            reasons.append((cell.label, found.no_users))
+        table.append(line)
+    return markdown_table(table) + footnotes(reasons)
+
+
 def shares_by_time(view: View) -> dict[str, tuple[list[float], list[float]]]:
     """Return method -> minutes and shares of the teacher's H@5, by run, for a tenth of its size."""
     points = {}
@@ -150,6 +183,11 @@ PAPER = replace(
             [TEACHER, *(cell for pair in CONTROLS.values() for cell in pair), SAMPLED],
             tables=[controls_table, contrasts_table],
             figure=share_figure,
+        ),
+        "teachers": Experiment(
+            "A student of a tenth beside the best single teacher of full size",
+            [CONVERGED, IALS, S2D, *TAUGHT],
+            tables=[teachers_table],
         ),
         "sizes": Experiment(
             "Sizes of the student, S2D and others",
