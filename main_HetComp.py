@@ -37,9 +37,7 @@ class Settings(DistillationSettings):
     K: int = 100  # items in a user's list of unobserved ones
     T: float = 10.0  # the k-th of a teacher's list has importance exp(-k / T); ours
     p: int = 10  # epochs from one construction of the lists to the next
-    threshold: float = (
-        1.05  # alpha: how much nearer to the next state a student must come to take it
-    )
+    threshold: float = 1.05  # alpha: how much nearer a student must come to take a state
     # dynamic: the method; scheduled: a state every p epochs; final: the last states from the start
     construction: Literal["dynamic", "scheduled", "final"] = "dynamic"
     stages: Literal["both", "overall", "rank"] = "both"  # the method, or one of its stages alone

@@ -89,8 +89,9 @@ def trained_teacher(folder: Path, **given) -> Path:
 
 @pytest.fixture(scope="session")
 def teacher_path(tmp_path_factory) -> Path:
-    """The checkpoint of a small finished teacher, BPR."""
-    return trained_teacher(tmp_path_factory.mktemp("teacher"), max_epoch=12, reg=0.001)
+    """The checkpoint of a small finished teacher, BPR, with states beside it."""
+    folder = tmp_path_factory.mktemp("teacher")
+    return trained_teacher(folder, max_epoch=12, reg=0.001, keep_states=3)
 
 
 @pytest.fixture(scope="session")

@@ -91,7 +91,9 @@ def test_a_runs_flags_make_its_settings(paper, name, model):
             given[name] = number(value) if number else value
         resolved = plan.resolve(kind, given)[0]
         for name, value in planned_run.cell.changes:
-            assert getattr(resolved, name) == (value(model) if callable(value) else value)
+            value = value(model) if callable(value) else value
+            wanted = value.format(seed=resolved.seed) if isinstance(value, str) else value
+            assert getattr(resolved, name) == wanted
         assert resolved == planned_run.settings
 
 

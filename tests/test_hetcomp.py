@@ -300,6 +300,6 @@ def test_every_setting_acts(name, workdir, trajectories):
     assert curves[0] != curves[1]
 
 
-def test_a_teacher_without_states_is_refused(workdir, teacher_path):
+def test_a_teacher_without_states_is_refused(workdir, neumf_path):
     with pytest.raises(UserError, match="no states of earlier epochs"):
-        run(main_HetComp, teacher=str(teacher_path), dim=8)
+        run(main_HetComp, teacher=str(neumf_path), dim=8)

@@ -73,7 +73,7 @@ def test_a_teacher_has_them_and_a_death_changes_nothing(workdir, split, monkeypa
     assert epochs(whole)[-1] < best["best_epoch"]
 
 
-def test_a_teacher_without_them_says_how_to_make_them(teacher_path, split):
-    args = settings(main_URRD, teacher=str(teacher_path), dim=8)
+def test_a_teacher_without_them_says_how_to_make_them(neumf_path, split):
+    args = settings(main_URRD, teacher=str(neumf_path), dim=8)
     with pytest.raises(UserError, match=r"no states of earlier.*--keep_states 4 --overwrite"):
         _ = load_teacher(args, split, CPU).states
