@@ -134,6 +134,8 @@ def teachers_table(view: View) -> str:
     head = ["", "d", "runs", "H@5", "of iALS's", "- iALS", "p, splits", "p, users"]
     table, reasons = [head], []
     best = view.values(IALS)
+    if not best:
+        return "Not run."
     for cell in [CONVERGED, IALS, replace(S2D, label="S2D from BPR, patience 30"), *TAUGHT]:
         values, d = view.values(cell), str(round(200 * cell.phi))
         if not values:
@@ -196,6 +198,6 @@ PAPER = replace(
         ),
     },
     claims=(),
-    overview=["controls"],
+    overview=["teachers", "controls"],
     headline="",
 )
