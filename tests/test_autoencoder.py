@@ -1,5 +1,7 @@
 """Auto-encoders against dense formulas; their noise, who has nothing, and that runs resume."""
 
+import shutil
+from pathlib import Path
 from dataclasses import replace
 
 import numpy as np
@@ -155,13 +157,16 @@ def test_a_killed_run_goes_on_to_the_same_bytes(name, workdir, monkeypatch):
 
 
 @pytest.mark.parametrize("name", BATCHES)
-def test_a_frozen_teacher_encodes_once_for_all(name, split, teacher, student, monkeypatch):
+def test_a_frozen_teacher_encodes_once_for_all(
+    name, split, teacher, student, monkeypatch, tmp_path
+):
     model = build_model(name, split, 8, seed=0)
     found, original = [], type(model)._encode
     monkeypatch.setattr(
         type(model), "_encode", lambda self, ids: found.append(len(ids)) or original(self, ids)
     )
-    frozen = TrainedTeacher(model, split, teacher.path)
+    path = Path(shutil.copy(teacher.path, tmp_path))  # its lists are not the teacher's
+    frozen = TrainedTeacher(model, split, path)
     assert frozen.metrics
     scores = frozen.score_all(torch.arange(split.num_users))
     scores[split.train_users, split.train_items] = -torch.inf

@@ -21,6 +21,7 @@ import main_DE
 import main_DERRD
 import main_DETA
 import main_DGKD
+import main_HetComp
 import main_IRRRD
 import main_MTD
 import main_no_KD
@@ -240,7 +241,8 @@ def rows(workdir, script: ModuleType) -> list[dict[str, str]]:
 
 
 def test_every_script_is_here():
-    assert {f"{m.__name__}.py" for m in (*TRAINED, main_SVD, main_no_KD)} == set(SCRIPT_NAMES)
+    elsewhere = (main_SVD, main_no_KD, main_HetComp)  # the last in test_hetcomp.py
+    assert {f"{m.__name__}.py" for m in (*TRAINED, *elsewhere)} == set(SCRIPT_NAMES)
 
 
 @pytest.mark.parametrize("script", METHODS)
@@ -397,7 +399,16 @@ def test_a_number_out_of_range_is_refused_at_once(script):
     numbers = {name: kind.pop() for name, kind in kinds.items() if kind}
     assert len(numbers) >= 4
     for name, kind in numbers.items():
-        from_zero = name in ("reg", "seed", "threads", "warm_up", "w", "dropout")
+        from_zero = name in (
+            "reg",
+            "seed",
+            "threads",
+            "warm_up",
+            "w",
+            "dropout",
+            "beta_KL",
+            "keep_states",
+        )
         from_zero |= name.startswith("lmbda")
         from_zero |= (script, name) in ((main_S2D, "num_samples"), (main_DGKD, "num_dropped"))
         wrong = [] if name == "T2" else [-1] if from_zero else [-1, 0]
