@@ -1,8 +1,8 @@
 """Auto-encoders against dense formulas; their noise, who has nothing, and that runs resume."""
 
 import shutil
-from pathlib import Path
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
