@@ -153,6 +153,7 @@ ELSEWHERE = {  # settings whose effect is tested by another test of this file
     "dropout": "test_a_models_own_setting_is_used",
     "lmbda_SSL": "test_a_models_own_setting_is_used",
     "tau_SSL": "test_a_models_own_setting_is_used",
+    "keep_states": "test_states_are_kept_if_wanted",
     "device": "test_device_and_threads_are_set",
     "threads": "test_device_and_threads_are_set",
     "name": "test_other_settings_need_a_name_or_overwrite",
@@ -163,8 +164,15 @@ ELSEWHERE = {  # settings whose effect is tested by another test of this file
 
 def test_every_setting_has_a_test():
     names = {field.name for field in dataclasses.fields(Settings)}
-    assert names == OTHER_VALUES.keys() | ELSEWHERE.keys()
+    of_models = {"margin", "beta_KL", "alpha", "ridge"}  # tests of CML, auto-encoders, iALS
+    assert names == OTHER_VALUES.keys() | ELSEWHERE.keys() | of_models
     assert all(callable(globals()[test]) for test in ELSEWHERE.values())
+
+
+def test_states_are_kept_if_wanted(workdir):
+    """Which ones is for test_states.py."""
+    train(max_epoch=8, keep_states=2)
+    assert len(list(workdir.rglob("state-epoch*.pt"))) == 1
 
 
 @pytest.mark.parametrize("setting", OTHER_VALUES)
