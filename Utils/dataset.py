@@ -113,6 +113,8 @@ class Whole(NamedTuple):
 class WholeSampler:
     """One batch an epoch, for models that are solved for and not trained in steps."""
 
+    batch: ClassVar[type] = Whole
+
     def __init__(
         self, split: Split, batch_size: int, seed: int, device: torch.device | str
     ) -> None:
@@ -121,6 +123,30 @@ class WholeSampler:
     def epoch(self, epoch: int) -> Iterator[Whole]:
         """Yield the one batch."""
         yield Whole()
+
+
+class TrainingItems:
+    """Each user's training items, to be looked up a few users at a time."""
+
+    def __init__(self, split: Split, device: torch.device | str) -> None:
+        users, items = (
+            torch.from_numpy(ids).to(device) for ids in (split.train_users, split.train_items)
+        )
+        self.items = items.int()  # user by user
+        self.counts = torch.bincount(users, minlength=split.num_users)
+        self.starts = self.counts.cumsum(0) - self.counts
+
+    def of(self, users: Tensor, width: int = 0) -> tuple[Tensor, Tensor]:
+        """Return the items of some users, and which are theirs: ``(B, n)`` each.
+
+        n is the longest user's number, or ``width`` if that is more. Rows are filled up with
+        any items, and who has none has nothing else.
+        """
+        counts = self.counts[users].unsqueeze(1)
+        place = torch.arange(max(int(counts.max()), width), device=users.device)
+        real = place < counts
+        index = self.starts[users].unsqueeze(1) + place * real
+        return self.items[index.clamp_max_(len(self.items) - 1)], real  # the last may have none
 
 
 def distinct(entities: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,9 +12,8 @@ from Models.low_rank import require_factors
 from Models.recommender import Recommender
 from Models.softmax import log_normalizer
 from Models.teacher import Teacher, top_lists
-from Utils.dataset import Pairs, Users, distinct
+from Utils.dataset import Pairs, TrainingItems, Users, distinct
 from Utils.errors import UserError
-from Utils.split import Split
 
 COMPARED = 50  # first items of student and teacher in the discrepancy, and of T in the second stage
 FIRST = 10  # of these, those that are ranked once more
@@ -75,7 +74,7 @@ class HetComp(Distiller):
         self.students_best = lambda: top_lists(student, split, "items", COMPARED).long()
         self.lists = _lists_of_states(teacher, K)  # (teachers, states, U, K)
         self.observed, self.is_observed = _observed(teacher)  # (U, OBSERVED)
-        self.seen = _by_user(split, device)
+        self.seen = TrainingItems(split, device)
         teachers, states, users, _ = self.lists.shape
         self.last = states - 1
         start = self.last if construction == "final" else 0
@@ -159,13 +158,10 @@ class HetComp(Distiller):
 
     def _known(self, users: Tensor, top: Tensor) -> tuple[Tensor, Tensor]:
         """Return the places, in the batch's scores, of what is no background."""
-        items, counts, starts = self.seen
-        place = torch.arange(int(counts.max()), device=users.device)
-        real = place < counts[users].unsqueeze(1)
-        index = (starts[users].unsqueeze(1) + place * real).clamp_max(len(items) - 1)
+        mine, real = self.seen.of(users)
         rows = torch.arange(len(users), device=users.device).unsqueeze(1)
         real_rows = rows.expand_as(real)[real]
-        columns = torch.cat([items[index][real], top.flatten()])
+        columns = torch.cat([mine[real], top.flatten()])
         return torch.cat([real_rows, rows.expand_as(top).flatten()]), columns
 
 
@@ -206,27 +202,14 @@ def _lists_of_states(teacher: Teacher, count: int) -> Tensor:
     )
 
 
-def _by_user(split: Split, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the training items user by user, how many each has, and where they begin."""
-    users, items = (
-        torch.from_numpy(ids).to(device) for ids in (split.train_users, split.train_items)
-    )
-    counts = torch.bincount(users, minlength=split.num_users)
-    return items, counts, counts.cumsum(0) - counts
-
-
 def _observed(teacher: Teacher) -> tuple[Tensor, Tensor]:
     """Return a user's training items that the teacher scores highest, and which are some.
 
-    ``(num_users, OBSERVED)`` each, best first; who has fewer has item 0 in their places.
+    ``(num_users, OBSERVED)`` each, best first; who has fewer has any in their places.
     """
-    items, counts, starts = _by_user(teacher.split, teacher.device)
-    found = []
-    for users in torch.arange(len(counts), device=items.device).split(CHUNK):
-        place = torch.arange(max(int(counts[users].max()), OBSERVED), device=items.device)
-        real = place < counts[users].unsqueeze(1)
-        index = (starts[users].unsqueeze(1) + place * real).clamp_max(len(items) - 1)
-        mine = items[index] * real
+    seen, found = TrainingItems(teacher.split, teacher.device), []
+    for users in torch.arange(teacher.split.num_users, device=teacher.device).split(CHUNK):
+        mine, real = seen.of(users, OBSERVED)
         scores = teacher.score(users, mine).masked_fill(~real, -torch.inf)
         first = scores.sort(dim=1, descending=True, stable=True).indices[:, :OBSERVED]
         found.append((mine.gather(1, first), real.gather(1, first)))

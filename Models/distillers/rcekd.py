@@ -99,9 +99,8 @@ class RCEKD(Distiller):
         users, weights = distinct(batch.users)
         scores = self.score(users, self.items[users]) / self.tau
         first, second = scores.tensor_split([self.K], dim=1)
-        lowest = torch.finfo(
-            scores.dtype
-        ).min  # and not -inf, which times a share of 0 is no number
+        # not -inf, which times a share of 0 is no number
+        lowest = torch.finfo(scores.dtype).min
         second = second.masked_fill(self.left_out[users], lowest)
         log_p = torch.cat([first.log_softmax(dim=1), second.log_softmax(dim=1)], dim=1)
         return -(self.targets[users] * log_p).sum(dim=1) @ weights

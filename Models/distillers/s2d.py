@@ -11,7 +11,7 @@ from Models.low_rank import require_factors
 from Models.recommender import Recommender
 from Models.softmax import log_normalizer
 from Models.teacher import Teacher
-from Utils.dataset import Users
+from Utils.dataset import TrainingItems, Users
 
 
 class S2D(Distiller):
@@ -53,13 +53,7 @@ class S2D(Distiller):
         self.top = teacher.top_items(K)
         users = torch.arange(student.num_users, device=self.top.device)
         self.targets = (teacher.score(users, self.top) / tau).softmax(dim=1)  # (num_users, K)
-        users, items = (
-            torch.from_numpy(ids).to(self.top.device)
-            for ids in (teacher.split.train_users, teacher.split.train_items)
-        )
-        self.items = items.int()  # user by user
-        self.counts = torch.bincount(users, minlength=student.num_users)
-        self.starts = self.counts.cumsum(0) - self.counts
+        self.seen = TrainingItems(teacher.split, self.top.device)
 
     def begin_epoch(self, epoch: int) -> None:
         """Begin this epoch's draws."""
@@ -73,14 +67,11 @@ class S2D(Distiller):
         """Return the hard and the soft loss, each summed over the batch's users."""
         users = batch.users
         all_users, all_items = self.encode()
-        counts = self.counts[users].unsqueeze(1)
-        place = torch.arange(int(counts.max()), device=users.device)
-        real = place < counts  # (B, longest); a user's first item fills up the row
-        index = self.starts[users].unsqueeze(1) + place * real
-        mine = self.items[index.clamp_max_(len(self.items) - 1)]  # the last user may have none
+        mine, real = self.seen.of(users)  # (B, longest)
+        counts = real.sum(dim=1, keepdim=True)
         known = torch.cat([self.top[users], mine], dim=1)
         scores = self.score(users, known)
-        soft, hard = scores.split([self.top.shape[1], len(place)], dim=1)
+        soft, hard = scores.tensor_split([self.top.shape[1]], dim=1)
         if self.num_samples:
             others = self._sampled_others(all_users[users], all_items, known)
             each = [soft, hard.masked_fill(~real, -torch.inf), others]
