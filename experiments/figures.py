@@ -220,6 +220,29 @@ def setting_curves(panels: dict[str, dict[str, dict[float, list[float]]]], metri
     return figure
 
 
+def epoch_curves(
+    panels: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]], quality: str
+) -> Figure:
+    """Draw what the axis calls ``quality`` against epochs.
+
+    ``panels``: title -> label of a line -> epochs and values, ``(n,)`` each; nan where it was not
+    measured. Behind its last one, a line goes on at this height, thin, to where the longest ends.
+    """
+    figure, row = row_of(panels, (0.6 + 4.2 * len(panels), 3.6), sharey=True)
+    for axes, (title, lines) in zip(row, panels.items(), strict=True):
+        end = max(epochs[-1] for epochs, _ in lines.values())
+        for style, (label, (epochs, values)) in zip(STYLES, lines.items(), strict=False):
+            real = ~np.isnan(values)
+            epochs, values = epochs[real], values[real]
+            axes.plot(epochs, values, label=label, linewidth=1.4, **style)
+            axes.plot([epochs[-1], end], [values[-1]] * 2, linewidth=0.7, **style)
+        axes.set(title=title, xlabel="epoch")
+        _tidy(axes)
+    row[0].set_ylabel(quality)
+    row[-1].legend(loc="lower right", frameon=False)
+    return figure
+
+
 def row_of(
     panels: dict[str, Any], size: tuple[float, float], **shared: bool
 ) -> tuple[Figure, list[Axes]]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from experiments.settings import SIZES, load_script, resolve
+from experiments.teacher import checkpoints_of
 from Models import MODELS
 from Models.recommender import Recommender
 from Utils.errors import UserError, require_known
@@ -63,14 +64,22 @@ class PlannedRun:
         self.folder.refuse_other(self.settings)
         return True
 
-    def teacher(self) -> "PlannedRun | None":
-        """Return the run that trains the teacher; None for one that has no teacher."""
-        if not hasattr(self.settings, "teacher_dim"):
-            return None
+    def teachers(self, others: Iterable["PlannedRun"] = ()) -> list["PlannedRun"]:
+        """Return the runs that train its teachers: the usual one, or those of ``others`` it names.
+
+        None for a run that has no teacher, and where another command makes it.
+        """
         mine = self.settings
+        if not hasattr(mine, "teacher_dim"):
+            return []
         if mine.split == "published":  # seeds are of training there, and one teacher teaches all
-            return planned(replace(TEACHER, changes=PUBLISHED), mine.dataset, mine.model, 0)
-        return planned(TEACHER, mine.dataset, mine.model, mine.seed)
+            return [planned(replace(TEACHER, changes=PUBLISHED), mine.dataset, mine.model, 0)]
+        named = mine.teacher or mine.teachers
+        if named:
+            folders = {checkpoints_of(name, mine) for name in named.split(",")}
+            return [run for run in others if run.folder.checkpoints in folders]
+        split = tuple(pair for pair in self.cell.changes if pair[0] == "split")
+        return [planned(replace(TEACHER, changes=split), mine.dataset, mine.model, mine.seed)]
 
 
 def has_factors(model: str) -> bool:

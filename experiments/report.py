@@ -85,13 +85,10 @@ def figure_of(evidence: Evidence, experiment: str, dataset: str, model: str) -> 
 
 def readme_results(evidence: Evidence) -> str:
     """Return the README's results: a paper's main table, and how many claims hold."""
-    parts = []
-    for paper in papers().values():
-        if paper.headline:
-            parts.append(headline(_main_view(evidence, paper)))
-        if paper.claims:
-            parts.append(verdicts(paper, evidence, paper.settings[0][0]))
-    return "\n\n".join(parts)
+    every = papers().values()
+    parts = [headline(_main_view(evidence, paper)) for paper in every if paper.headline]
+    counts = [verdicts(paper, evidence, paper.settings[0][0]) for paper in every if paper.claims]
+    return "\n\n".join([*parts, "\n".join(f"- {sentence}" for sentence in counts)])
 
 
 def _main_view(evidence: Evidence, paper: Paper) -> View:

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Annotated, Literal, NamedTuple
@@ -63,12 +63,12 @@ class Settings:
 
 @dataclass
 class Task:
-    """A process to start, ``python`` and ``command``, once the run in ``needs`` has ended."""
+    """A process to start, ``python`` and ``command``, once the runs in ``needs`` have ended."""
 
     name: str
     command: list[str]
     folder: Path | None = None  # a run's logs
-    needs: Path | None = None  # its teacher's logs
+    needs: Set[Path] = frozenset()  # its teachers' logs
     minutes: float | None = None  # estimated; None: nobody knows
     metric: str = ""  # said of a run when it has ended
 
@@ -101,6 +101,7 @@ def missing(args: Settings) -> Missing:
     paper, name = find(args.experiment)
     experiment, seeds = paper.experiments[name], seeds_of(args.seeds)
     runs = plan(experiment.cells, args.dataset, args.model, seeds, args.methods)
+    every = plan(experiment.cells, args.dataset, args.model, seeds)  # teachers among them
     todo: dict[RunFolder, PlannedRun] = {}
     refused = []
     for run in runs:
@@ -110,13 +111,13 @@ def missing(args: Settings) -> Missing:
         except UserError as error:
             refused.append(str(error))
             continue
-        teacher = run.teacher()
-        if teacher and not teacher.folder.has_weights():
-            todo[teacher.folder] = teacher
+        for teacher in run.teachers(every):
+            if teacher.folder not in todo and not teacher.folder.has_weights():
+                todo[teacher.folder] = teacher
         todo[run.folder] = run
     afterwards = list(_afterwards(args, experiment, seeds, todo))
     took = Durations()
-    tasks = [_task(run, args, took, paper.metric) for run in todo.values()]
+    tasks = [_task(run, every, args, took, paper.metric) for run in todo.values()]
     return Missing(tasks, afterwards, refused, len(runs))
 
 
@@ -142,17 +143,18 @@ def _afterwards(
             yield Task(name, [*command, f"--seed={seed}"], minutes=step.minutes)
 
 
-def _task(run: PlannedRun, args: Settings, took: "Durations", metric: str) -> Task:
+def _task(
+    run: PlannedRun, every: list[PlannedRun], args: Settings, took: "Durations", metric: str
+) -> Task:
     # a run that was stopped, or a finished one whose weights are needed and not at hand
     begun = run.folder.summary.exists() or run.folder.last.exists()
     flags = ["--resume"] if begun else []
     where = ["--threads=1", f"--device={args.device}", f"--data_dir={args.data_dir}"]
-    teacher = run.teacher()
     return Task(
         name="/".join(run.folder.logs.parts[2:]),
         command=[str(ROOT / run.command[0]), *run.command[1:], *where, *flags],
         folder=run.folder.logs,
-        needs=teacher.folder.logs if teacher else None,
+        needs={teacher.folder.logs for teacher in run.teachers(every)},
         minutes=took.minutes(run),
         metric=metric,
     )
@@ -208,8 +210,8 @@ class Pool:
         for task in [] if self.stopping else list(self.waiting):
             if len(self.running) >= self.jobs:
                 return
-            if task.needs and task.needs in busy | {other.folder for other in self.waiting}:
-                continue  # its teacher is being trained, or will be
+            if task.needs & (busy | {other.folder for other in self.waiting}):
+                continue  # a teacher is being trained, or will be
             self.waiting.remove(task)
             errors = tempfile.TemporaryFile()
             process = subprocess.Popen(
@@ -235,9 +237,7 @@ class Pool:
         if self.stopping:
             return f"stopped: {line}"
         self.failures.append(line)
-        for other in [
-            other for other in self.waiting if task.folder and other.needs == task.folder
-        ]:
+        for other in [other for other in self.waiting if task.folder in other.needs]:
             self.waiting.remove(other)
             self.failures.append(f"{other.name}: not started, its teacher failed")
         return f"failed: {line}"

@@ -3,10 +3,11 @@
 import csv
 import io
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 
 import numpy as np
 
-from experiments.evidence import Evidence, Place, footnotes, minutes
+from experiments.evidence import Comparison, Evidence, Place, footnotes, minutes
 from experiments.paper import FAILS, HOLDS, NOT_RUN, UNDECIDED, Paper, Row, View
 from experiments.plan import TEACHER, Cell, cells_on, planned
 from experiments.results import markdown_table, mean_of, read_timings
@@ -52,6 +53,31 @@ def all_metrics(view: View) -> str:
         ]
         table.append([method, *cells])
     return f"All metrics, the paper's in brackets:\n\n{markdown_table(table)}"
+
+
+Contrast = tuple[str, Cell, Cell]  # a question, and the cells whose difference answers it
+
+
+def contrasts_table(view: View, contrasts: Iterable[Contrast], head: str) -> str:
+    """Return the difference that answers each question; what has no runs is left out."""
+    reasons = []
+    table = [[head, view.paper.metric, "splits", "p, splits", "p, users"]]
+    for question, one, other in contrasts:
+        terms = [(1.0, view.place(one)), (-1.0, view.place(other))]
+        found = view.evidence.compare(terms, view.paper.metric)
+        if found:
+            table.append([question, *contrast(found)])
+            reasons.append((question, found.no_users))
+    return markdown_table(table) + footnotes(reasons)
+
+
+def contrast(found: Comparison) -> list[str]:
+    """Return a difference, its number of splits, and its p-values over splits and users."""
+    ps = [
+        "" if np.isnan(p) else f"{p:.2g}" if p else "< 1e-300"
+        for p in (found.p_splits, found.p_users)
+    ]
+    return [f"{found.difference:+.4f}", str(found.splits), *ps]
 
 
 def headline(view: View) -> str:

@@ -20,6 +20,7 @@ from Utils.split import Split
 # base models by the kinds that HetComp's code calls its teachers
 KINDS = {"MF": "BPR", "ML": "CML", "DL": "NeuMF", "GNN": "LightGCN", "AE": "MultVAE"}
 KINDS |= {"I-AE": "ItemVAE"}
+NAMED = (*KINDS, *MODELS)
 SHARED = ("dataset", "split", "seed", "model", "selection", "data_dir", "device", "threads")
 
 
@@ -84,14 +85,28 @@ def load_ensemble(args: Any, split: Split, device: torch.device) -> EnsembleTeac
 
 
 def _member(name: str, args: Any, split: Split, device: torch.device) -> TrainedTeacher:
-    model = KINDS.get(name, name)
     path, remedy = Path(name), "name another of --teachers"
-    if not path.exists():
-        require_known("--teachers", model, MODELS)
-        given = {each: getattr(args, each) for each in SHARED}
-        given |= {"model": model, "dim": SIZES[model]["teacher_dim"], **_states(args)}
+    if name in NAMED:
+        given = _usual_member(name, args)
         path, remedy = trained_run("no_KD", given, split), "delete it to have it trained anew"
+    elif path.name == name and not path.exists():
+        require_known("--teachers", name, NAMED)
     return read_teacher(path, split, device, remedy)
+
+
+def _usual_member(name: str, args: Any) -> dict[str, Any]:
+    """Return the settings of the run that a base model, or its kind, stands for."""
+    model = KINDS.get(name, name)
+    given = {each: getattr(args, each) for each in SHARED}
+    return given | {"model": model, "dim": SIZES[model]["teacher_dim"], **_states(args)}
+
+
+def checkpoints_of(name: str, args: Any) -> Path:
+    """Return where a teacher's weights are, or will be: of a path, a base model or its kind."""
+    if name not in NAMED:
+        return Path(name)
+    wanted = resolve(load_script("no_KD").Settings, _usual_member(name, args))[0]
+    return RunFolder.of(wanted).checkpoints
 
 
 def _weights(text: str, count: int) -> list[float]:

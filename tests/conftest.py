@@ -27,7 +27,7 @@ from Models.teacher import TrainedTeacher
 from Utils.dataset import PairSampler, UserSampler
 from Utils.evaluation import metrics
 from Utils.sources import load_interactions
-from Utils.split import LEAVE_ONE_OUT, HeldOut, Split, by_share, leave_one_out
+from Utils.split import HeldOut, Split, by_share, leave_one_out, protocol_of
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT_NAMES = sorted(path.name for path in ROOT.glob("main_*.py"))
@@ -184,15 +184,16 @@ def fake_run(logs: Path, place: Place, seed: int, ranks: np.ndarray) -> None:
     wanted = planned(place.cell, place.dataset, place.model, seed)
     folder = below(logs, wanted)
     folder.mkdir(parents=True)
-    test = metrics(torch.from_numpy(ranks), HeldOut.one_each(ranks), LEAVE_ONE_OUT)
+    held_out = HeldOut.one_each(ranks)
+    test = metrics(torch.from_numpy(ranks), held_out, protocol_of(folder.name))
     summary = {"seed": seed, "test": test, "valid": test, "best_epoch": 1, "epochs": 2}
-    summary |= {"train_seconds": 60.0 * (seed + 1), "eval_seconds": 6.0, "split": f"seed{seed}"}
+    summary |= {"train_seconds": 60.0 * (seed + 1), "eval_seconds": 6.0, "split": folder.name}
     summary |= dict.fromkeys(("dataset", "selection", "model", "method", "name"), "")
     summary |= {"dim": 1, "num_parameters": 1}
     (folder / "summary.json").write_text(json.dumps(summary))
     settings = dataclasses.asdict(wanted.settings)
     (folder / "config.json").write_text(json.dumps({"settings": settings, "data": {}}))
-    np.savez(folder / "ranks.npz", test=ranks)
+    np.savez(folder / "ranks.npz", test=ranks, test_starts=held_out.starts)
 
 
 def draw(hits: float, seed: int, users: int = 400) -> np.ndarray:

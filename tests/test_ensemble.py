@@ -127,7 +127,8 @@ def test_what_cannot_be_is_refused_in_a_line(pair, split, teacher_path):
         "a number above 0 for each of the 2": {"teachers": pair, "teacher_weights": "1,0"},
         "of the 2 teachers": {"teachers": pair, "teacher_weights": "1,2,3"},
         "use one of them": {"teachers": pair, "teacher": str(teacher_path)},
-        "BPR": {"teachers": "BRP,iALS"},
+        "did you mean BPR": {"teachers": "BRP,iALS"},
+        "elsewhere/BPR: no such file; name another of --teachers": {"teachers": "elsewhere/BPR"},
     }
     for text, given in wanted.items():
         with pytest.raises(UserError, match=text):

@@ -103,7 +103,7 @@ def test_seeds_on_the_published_split_have_one_teacher():
     last = runs[-1]
     assert last.folder.logs.name == "published-seed2"
     assert last.settings.teacher == "checkpoints/CiteULike/BPR-d200/no_KD/published"
-    assert str(last.teacher().folder.checkpoints) == last.settings.teacher
+    assert [str(each.folder.checkpoints) for each in last.teachers()] == [last.settings.teacher]
 
 
 def test_names_are_checked(monkeypatch):
@@ -184,7 +184,7 @@ def test_a_student_waits_for_its_teachers_weights(workdir, monkeypatch):
         "BPR-d20/DE/seed0",
         "BPR-d20/URRD/seed0",
     ]
-    assert {task.needs for task in tasks[1:]} == {tasks[0].folder}
+    assert all(task.needs == {tasks[0].folder} for task in tasks[1:])
     weights = Path("checkpoints/synthetic/BPR-d200/no_KD/seed0/best.pt")
     weights.parent.mkdir(parents=True)
     torch.save({"finished": True}, weights)
@@ -200,9 +200,9 @@ def test_a_failure_is_reported_and_stops_its_students_alone(workdir):
     teacher, other = Path("logs/D/t/no_KD/seed0"), Path("logs/D/o/no_KD/seed0")
     tasks = [
         run.Task("teacher", python("import sys; sys.exit('no luck')"), folder=teacher),
-        run.Task("student", python("open('student', 'w')"), needs=teacher),
+        run.Task("student", python("open('student', 'w')"), needs={teacher}),
         run.Task("fine", python("open('fine', 'w')"), folder=other),
-        run.Task("after", python("import os; assert os.path.exists('fine')"), needs=other),
+        run.Task("after", python("import os; assert os.path.exists('fine')"), needs={other}),
         run.Task("killed", python("import os; os.kill(os.getpid(), 9)")),
     ]
     pool = run.Pool(tasks, jobs=2)
@@ -817,15 +817,15 @@ def test_controls_are_laid_beside_each_other(logs):
     assert found["S2D", "spectral"][:2] == ["0", "not run"]
     (line,) = (
         line
-        for line in s2d.contrasts_table(view(evidence, "controls")).splitlines()
+        for line in s2d.answers_table(view(evidence, "controls")).splitlines()
         if "the start: RRD" in line
     )
     difference = evidence.compare([(1.0, at(spectral)), (-1.0, at(random))], "H@5")
     assert [cell.strip() for cell in line.split("|")[2:4]] == [f"{difference.difference:+.4f}", "2"]
-    assert "S2D" not in s2d.contrasts_table(view(evidence, "controls"))
-    assert "No test over users" not in s2d.contrasts_table(view(evidence, "controls"))
+    assert "S2D" not in s2d.answers_table(view(evidence, "controls"))
+    assert "No test over users" not in s2d.answers_table(view(evidence, "controls"))
     (below(logs, planned(spectral, "CiteULike", "BPR", 1)) / "ranks.npz").unlink()
-    assert s2d.contrasts_table(view(Evidence(logs), "controls")).endswith(
+    assert s2d.answers_table(view(Evidence(logs), "controls")).endswith(
         "\n\nNo test over users of the start: RRD, spectral - random: "
         "BPR-d20/URRD-spectral-reg-0.0001/seed1/ranks.npz: no such file."
     )

@@ -13,6 +13,7 @@ from experiments.figures import (
     MARKERS,
     STYLES,
     beside_paper,
+    epoch_curves,
     learning_curves,
     setting_curves,
     size_curves,
@@ -96,6 +97,24 @@ def test_learning_curves_mark_the_best_epoch():
 
 
 # --- curves over sizes and settings --------------------------------------------------------------
+
+
+def test_curves_go_on_at_their_last_height_to_where_the_longest_ends():
+    nan = np.nan
+    lines = {
+        "short": (np.arange(4.0), np.array([0.1, nan, 0.3, nan])),
+        "long": (np.arange(11.0), np.array([0.2, *[nan] * 9, 0.6])),
+    }
+    figure = epoch_curves({"left": lines, "right": lines}, "test R@50")
+    left, right = figure.axes
+    assert (left.get_title(), right.get_title()) == ("left", "right")
+    assert left.get_ylabel() == "test R@50"
+    short, rest, long, end = (line.get_xydata().tolist() for line in left.lines)
+    assert short == [[0, 0.1], [2, 0.3]]
+    assert rest == [[2, 0.3], [10, 0.3]]
+    assert long == [[0, 0.2], [10, 0.6]]
+    assert end == [[10, 0.6], [10, 0.6]]
+    assert [text.get_text() for text in right.get_legend().get_texts()] == ["short", "long"]
 
 
 def test_size_curves_are_means_with_standard_deviations():

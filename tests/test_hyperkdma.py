@@ -102,7 +102,8 @@ def test_gates_are_kept_of_the_whole_method_alone():
 def test_every_run_of_a_chain_waits_for_the_teacher():
     for run in plan.plan(PAPER.experiments["methods"].cells, "CiteULike", "BPR", [1]):
         if run.cell not in (TEACHER, STUDENT):
-            assert run.teacher().folder.logs.parts[-3:] == ("BPR-d200", "no_KD", "seed1")
+            [teacher] = run.teachers()
+            assert teacher.folder.logs.parts[-3:] == ("BPR-d200", "no_KD", "seed1")
 
 
 def test_names_of_experiments_are_no_other_papers():

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments import figures
-from experiments.evidence import Comparison, footnotes, minutes
+from experiments.evidence import footnotes, minutes
 from experiments.paper import Experiment, View
 from experiments.papers import derrd
 from experiments.papers.derrd import DE_RRD, IR_RRD, METHODS, RRD, S2D, SVD
 from experiments.plan import STUDENT, TEACHER, Cell, changed
 from experiments.results import markdown_table, mean_of
+from experiments.tables import Contrast, contrast, contrasts_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -59,8 +60,6 @@ _IALS_AT = "checkpoints/CiteULike/iALS-d200/no_KD/seed{seed}"
 FROM_IALS = changed(S2D, "S2D from iALS", teacher=_IALS_AT, name="iALS")
 FROM_BOTH = changed(S2D, "S2D from BPR + iALS", teachers=f"{_BPR_AT},{_IALS_AT}", name="BPR-iALS")
 TAUGHT = [replace(cell, phi=phi) for phi in (0.1, 0.05) for cell in (FROM_BOTH, FROM_IALS)]
-
-Contrast = tuple[str, Cell, Cell]  # a question, and the cells whose difference answers it
 
 
 def questions() -> Iterator[Contrast]:
@@ -108,25 +107,9 @@ def controls_table(view: View) -> str:
     return markdown_table(table)
 
 
-def contrasts_table(view: View) -> str:
+def answers_table(view: View) -> str:
     """Return the answers that the runs give; what has no runs is left out."""
-    reasons = []
-    table = [["what makes the difference", "H@5", "splits", "p, splits", "p, users"]]
-    for question, one, other in questions():
-        terms = [(1.0, view.place(one)), (-1.0, view.place(other))]
-        found = view.evidence.compare(terms, "H@5")
-        if found:
-            table.append([question, *_numbers(found)])
-            reasons.append((question, found.no_users))
-    return markdown_table(table) + footnotes(reasons)
-
-
-def _numbers(found: Comparison) -> list[str]:
-    ps = [
-        "" if np.isnan(p) else f"{p:.2g}" if p else "< 1e-300"
-        for p in (found.p_splits, found.p_users)
-    ]
-    return [f"{found.difference:+.4f}", str(found.splits), *ps]
+    return contrasts_table(view, questions(), "what makes the difference")
 
 
 def teachers_table(view: View) -> str:
@@ -147,7 +130,7 @@ def teachers_table(view: View) -> str:
             line[4] = f"{np.mean([values[s] / best[s] for s in common]):.1%}"
             terms = [(1.0, view.place(cell)), (-1.0, view.place(IALS))]
             found = view.evidence.compare(terms, "H@5")
-            difference, _, *ps = _numbers(found)
+            difference, _, *ps = contrast(found)
             line[5:] = difference, *ps
             reasons.append((cell.label, found.no_users))
         table.append(line)
@@ -183,7 +166,7 @@ PAPER = replace(
         "controls": Experiment(
             "What makes S2D good: start, loss, teacher",
             [TEACHER, *(cell for pair in CONTROLS.values() for cell in pair), SAMPLED],
-            tables=[controls_table, contrasts_table],
+            tables=[controls_table, answers_table],
             figure=share_figure,
         ),
         "teachers": Experiment(
