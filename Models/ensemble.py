@@ -1,5 +1,6 @@
 """Several teachers as one: their scores, brought to one scale for each user, and averaged."""
 
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -34,27 +35,29 @@ class Ensemble(Recommender):
         super().__init__(split, max(member.dim for member in members))
         self.members, self.combine = nn.ModuleList(members), combine
         self.weights = [weight / sum(weights) for weight in weights]
-        self.moments = [self._moments(member) for member in members] if combine == "scores" else []
 
+    @cached_property
     @torch.no_grad()
-    def _moments(self, member: Recommender) -> tuple[Tensor, Tensor]:
-        """Return mean and standard deviation of each user's scores: ``(num_users,)`` each."""
-        device = next(member.parameters()).device
-        found = [
-            torch.stack(torch.std_mean(member.score_all(users), dim=1))
-            for users in torch.arange(self.num_users, device=device).split(CHUNK)
+    def moments(self) -> list[tuple[Tensor, Tensor]]:
+        """Mean and standard deviation of each user's scores, ``(num_users,)`` each, by member.
+
+        All scores are made for them, so they wait for the first who asks for some.
+        """
+        everyone = torch.arange(self.num_users, device=next(self.parameters()).device)
+        by_chunk = [
+            [_mean_and_deviation(member.score_all(users)) for users in everyone.split(CHUNK)]
+            for member in self.members
         ]
-        deviation, mean = torch.cat(found, dim=1)
-        return mean, deviation.clamp_min(torch.finfo(deviation.dtype).tiny)
+        return [tuple(map(torch.cat, zip(*found, strict=True))) for found in by_chunk]
 
     def score_all(self, users: Tensor) -> Tensor:
         """Return the combined scores of all items: ``(B,) -> (B, num_items)``."""
-        total = 0
-        for place, (member, weight) in enumerate(zip(self.members, self.weights, strict=True)):
+        total = torch.zeros((), device=users.device)
+        for member, weight in zip(self.members, self.weights, strict=True):
             scores = member.score_all(users)
             if self.combine == "scores":
-                mean, deviation = (each[users].unsqueeze(1) for each in self.moments[place])
-                total = total + (scores - mean) * (weight / deviation)
+                mean, deviation = (each.unsqueeze(1) for each in _mean_and_deviation(scores))
+                total = torch.addcmul(total, scores - mean, weight / deviation)
             else:
                 order = scores.argsort(dim=1, descending=True, stable=True)
                 places = torch.arange(1, scores.shape[1] + 1, device=scores.device)
@@ -122,6 +125,12 @@ class Ensemble(Recommender):
         )
 
     embeddings = representations
+
+
+def _mean_and_deviation(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Return those of each row, ``(B,)``; of a row of equal scores, a deviation above 0."""
+    deviation, mean = torch.std_mean(scores, dim=1)
+    return mean, deviation.clamp_min(torch.finfo(deviation.dtype).tiny)
 
 
 class EnsembleTeacher(TrainedTeacher):

@@ -151,6 +151,8 @@ class NeuMF(Recommender):
         """
         mine = self._first_layer(kind, self.mlp[kind](ids)).unsqueeze(1)
         weight, bias = self.output.weight[0, self.dim :], self.output.bias
+        if columns is None and len(self.hidden) == 1 and not torch.is_grad_enabled():
+            return _relu_products(mine.squeeze(1), shares, weight) + bias
 
         def logits(rows: slice, places: slice) -> Tensor:
             theirs = (
@@ -169,3 +171,20 @@ class NeuMF(Recommender):
                 block = slice(row, row + height), slice(place, place + width)
                 result[block] = logits(*block)
         return result
+
+
+def _relu_products(rows: Tensor, table: Tensor, weight: Tensor) -> Tensor:
+    """Return ``relu(rows_i + table_j) . weight``: ``(B, d)``, ``(N, d)`` -> ``(B, N)``.
+
+    As ``relu(a + b) = max(a, -b) + b``, one pass over the hidden units does for two, and the second
+    term is a product of the table's own.
+    """
+    negative, result = -table, rows.new_empty(len(rows), len(table))
+    width = 4 * CHUNK // rows.shape[1] + 1
+    units = rows.new_empty(width, rows.shape[1])
+    for place in range(0, len(table), width):
+        block = negative[place : place + width]
+        for row, out in zip(rows, result[:, place : place + width], strict=True):
+            torch.maximum(row, block, out=units[: len(block)])
+            torch.mv(units[: len(block)], weight, out=out)
+    return result + table @ weight

@@ -42,6 +42,16 @@ ROWS = {  # name -> script and flags
     "no_KD, NGCF, d = 200": ["main_no_KD.py", "--model=NGCF", "--dim=200"],
     "no_KD, SGL, d = 20": ["main_no_KD.py", "--model=SGL", "--dim=20"],
     "no_KD, SGL, d = 200": ["main_no_KD.py", "--model=SGL", "--dim=200"],
+    "no_KD, CML, d = 200": ["main_no_KD.py", "--model=CML", "--dim=200"],
+    "no_KD, MultVAE, 600-200": ["main_no_KD.py", "--model=MultVAE", "--dim=200"],
+    "no_KD, MultVAE, batch 500": [
+        "main_no_KD.py",
+        "--model=MultVAE",
+        "--dim=200",
+        "--batch_size=500",
+    ],
+    "no_KD, ItemVAE, 600-200": ["main_no_KD.py", "--model=ItemVAE", "--dim=200"],
+    "no_KD, iALS, d = 200": ["main_no_KD.py", "--model=iALS", "--dim=200"],
     "RD, warm-up": ["main_RD.py"],
     "RD, hybrid": ["main_RD.py", "--warm_up=0"],
     "CD, teacher": ["main_CD.py"],
@@ -52,6 +62,14 @@ ROWS = {  # name -> script and flags
     "IRRRD": ["main_IRRRD.py"],
     "DERRD, soft": ["main_DERRD.py"],
     "DERRD, one-hot": ["main_DERRD.py", ONE_HOT],
+    "HetComp, d = 6": ["main_HetComp.py", "--dim=6"],
+    "HetComp, d = 20": ["main_HetComp.py"],
+    "HetComp, second stage": ["main_HetComp.py", "--stages=rank"],
+    "DCD, weighted": ["main_DCD.py"],
+    "DCD, top": ["main_DCD.py", "--sampling=top"],
+    "CLDRD": ["main_CLDRD.py"],
+    "RCEKD": ["main_RCEKD.py"],
+    "UnKD": ["main_UnKD.py"],
     "S2D": ["main_S2D.py"],
     "S2D, sampled": ["main_S2D.py", "--num_samples=1000"],
     "PHR": ["main_PHR.py"],
@@ -124,7 +142,7 @@ def main(args: Settings) -> None:
     with tempfile.TemporaryDirectory() as folder:
         distilling = [row for row in rows.values() if row[0] != "main_no_KD.py"]
         if any(NEUMF not in row for row in distilling):
-            run(args, folder, ["main_no_KD.py", "--dim=200"], max_epoch=5)
+            run(args, folder, ["main_no_KD.py", "--dim=200"], max_epoch=11, keep_states=4)
             run(args, folder, ["main_IRRRD.py"], max_epoch=1)  # makes the teacher's lists
         if any(NEUMF in row for row in distilling):
             run(args, folder, ["main_no_KD.py", NEUMF, "--dim=250"], max_epoch=2)
