@@ -1,17 +1,22 @@
 """RD, Ranking Distillation: the teacher's best items are further positives for the student.
 
     python main_RD.py                                   # d = 20 from 200; trains a missing teacher
-    python main_RD.py --model NeuMF                     # d = 25 from 250
+    python main_RD.py --model Caser --dataset Toys      # after sequences, d = 50 from 100
 
 Departures from the RD paper (section 3), 1 and 2 as the DE-RRD paper (section 2) tells it:
 1. The loss is L_base + lambda L_RD, not (1 - alpha) L_base + alpha L_RD.
-2. Base models are BPR and NeuMF, not Caser and Fossil; a user has one list, not one a sequence.
-3. L_RD is a sum over the batch's distinct users, as the other methods here; the paper's is of one.
+2. Base models are those of the README, not Caser and Fossil alone; where they know no order, a user
+   has one list, not one for each training sequence.
+3. L_RD is a sum over the batch's distinct users or sequences, as the other methods here; the
+   paper's is of one.
 4. The teacher's items are outside all of the user's training items; its code excludes only the item
    at hand.
 5. The hybrid weights do not sum to 1 again, as in the authors' code, which the DE-RRD paper used;
    with --variant paper they do.
 6. The rank of an item is 1 + floor((items - 1) n / N), as in the code; the paper's is not known.
+
+In the authors' code, lmbda_RD is teach_alpha, T is lamda, num_samples is dynamic_samples and
+warm_up is dynamic_start_epoch.
 """
 
 from dataclasses import dataclass

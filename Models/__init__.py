@@ -6,21 +6,22 @@ import torch
 
 from Models.autoencoder import ItemVAE, MultVAE
 from Models.bpr import BPR
+from Models.caser import Caser
 from Models.cml import CML
 from Models.ials import iALS
 from Models.lightgcn import LightGCN
 from Models.neumf import NeuMF
 from Models.ngcf import NGCF
 from Models.recommender import Recommender
+from Models.sasrec import SASRec
 from Models.sgl import SGL
 from Utils.errors import UserError, require_known
 from Utils.optimizer import require_memory
 from Utils.seeding import torch_generator
 from Utils.split import Split
 
-MODELS: dict[str, type[Recommender]] = {
-    each.__name__: each for each in (BPR, NeuMF, LightGCN, NGCF, SGL, CML, MultVAE, ItemVAE, iALS)
-}
+EVERY = (BPR, NeuMF, LightGCN, NGCF, SGL, CML, MultVAE, ItemVAE, iALS, Caser, SASRec)
+MODELS: dict[str, type[Recommender]] = {each.__name__: each for each in EVERY}
 
 
 def build_model(

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from Utils.dataset import Batch, PairSampler
+from Utils.dataset import Asked, Batch, PairSampler
 from Utils.errors import UserError
 from Utils.split import Split
 
@@ -24,15 +24,24 @@ class Recommender(nn.Module, ABC):
     options : the settings that the model takes beside these, by keyword, and the type of each.
     sampler : makes the batches that ``loss`` takes.
     unused : settings of training that have no meaning for the model.
+    in_order : whether scores depend on what a user took last; see ``encode_before``.
     """
 
     options: ClassVar[dict[str, type]] = {}
     sampler: ClassVar[type] = PairSampler
     unused: ClassVar[tuple[str, ...]] = ()
+    in_order: ClassVar[bool] = False
 
     def __init__(self, split: Split, dim: int) -> None:
         super().__init__()
         self.num_users, self.num_items, self.dim = split.num_users, split.num_items, dim
+
+    def asked(self, split: Split) -> Split | Asked:
+        """Return who ``score`` is asked for, in ``users``, and their training pairs: the split's.
+
+        Others than its users have a place of their own there, as windows of sequences do.
+        """
+        return split
 
     def begin_epoch(self, epoch: int) -> None:
         """Change what changes once an epoch, such as augmented views: nothing, for most.
@@ -91,6 +100,13 @@ class Recommender(nn.Module, ABC):
         To be read: what is written into them may be lost, for a model may compute them.
         """
         return None
+
+    def encode_before(self, part: str) -> tuple[Tensor, Tensor] | None:
+        """Return the same of users as they are before their items of ``part``, valid or test.
+
+        For most, they are always the same.
+        """
+        return self.encode()
 
     def assign(self, users: Tensor, items: Tensor) -> None:
         """Make these, of the shapes that ``encode`` returns, the factors.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from Models import MODELS, build_model
 from Models.recommender import Recommender
-from Utils.dataset import chunks_of_pairs
+from Utils.dataset import Asked, chunks_of_pairs
 from Utils.errors import UserError, warn
 from Utils.evaluation import Evaluator
 from Utils.files import (
@@ -44,6 +44,11 @@ class Teacher:
     split: Split
     sha256: str
     device: torch.device
+
+    @property
+    def asked(self) -> Split | Asked:
+        """Who it has lists and scores for, and what they have had: the users of the split."""
+        return self.split
 
     def _lacks(self, what: str) -> UserError:
         return UserError(
@@ -117,6 +122,11 @@ class TrainedTeacher(Teacher):
         self.device = next(model.parameters()).device
 
     @cached_property
+    def asked(self) -> Split | Asked:
+        """Who its model is asked for."""
+        return self.model.asked(self.split)
+
+    @cached_property
     def metrics(self) -> dict[str, float]:
         """Validation and test metrics, measured now: ``valid_H@5``, ..., ``test_M@20``."""
         return Evaluator(self.split, self.device).evaluate(self.model)[0]
@@ -181,6 +191,8 @@ class TrainedTeacher(Teacher):
 
     def top_users(self, count: int) -> Tensor:
         """Return each item's best users who did not train on it, ``(num_items, count)`` int32."""
+        if self.model.in_order:
+            raise self._lacks("lists of users, for each is asked after some items")
         return self._top("users", count)
 
     @cached_property
@@ -198,7 +210,7 @@ class TrainedTeacher(Teacher):
         path = self.path.with_name(f"{of_state}top_{kind}.npz")
         if path.exists():
             kept = read_npz(path, ["top", "teacher_sha256"])
-            sizes = self.split.num_users, self.split.num_items
+            sizes = self.asked.num_users, self.asked.num_items
             rows, columns = sizes if kind == "items" else sizes[::-1]
             if str(kept["teacher_sha256"]) != self.sha256:
                 warn(f"{path}: is of another teacher; making it anew")
@@ -207,7 +219,7 @@ class TrainedTeacher(Teacher):
                 if kept["top"].shape[1] >= count:
                     top = np.ascontiguousarray(kept["top"][:, :count], dtype=np.int32)
                     return torch.from_numpy(top).to(self.device)
-        top = top_lists(self.model, self.split, kind, count)
+        top = top_lists(self.model, self.asked, kind, count)
         try:
             with write_whole(path) as file:
                 np.savez(file, top=top.cpu().numpy(), teacher_sha256=self.sha256)
@@ -217,7 +229,7 @@ class TrainedTeacher(Teacher):
 
 
 @torch.no_grad()
-def top_lists(model: Recommender, split: Split, kind: str, count: int) -> Tensor:
+def top_lists(model: Recommender, split: Split | Asked, kind: str, count: int) -> Tensor:
     """Return a ``Recommender``'s best ``count`` items of each user, best first, or the mirror.
 
     ``(num_users, count)`` int32 for ``kind`` items, ``(num_items, count)`` for users. Training

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from Utils.errors import UserError
 from Utils.seeding import torch_generator
-from Utils.split import Split
+from Utils.split import NEXT_ITEMS, Split
 
 
 class Pairs(NamedTuple):
@@ -32,7 +32,18 @@ class Items(NamedTuple):
     items: Tensor
 
 
-Batch = Pairs | Users | Items
+class Sequences(NamedTuple):
+    """A batch of windows: their numbers ``(B,)``, the items that follow, and negatives.
+
+    ``targets``: (B, T), ``others``: (B, N) items outside the user's training items.
+    """
+
+    users: Tensor
+    targets: Tensor
+    others: Tensor
+
+
+Batch = Pairs | Users | Items | Sequences
 
 
 class PairSampler:
@@ -40,7 +51,6 @@ class PairSampler:
 
     A negative is any item outside the user's *training* items; held-out items may be drawn, as in
     the DE-RRD authors' code: excluding them would tell the model which items are held out.
-    Nothing of size users x items is held: draws are looked up among the sorted training pairs.
     """
 
     batch: ClassVar[type] = Pairs
@@ -48,37 +58,20 @@ class PairSampler:
     def __init__(
         self, split: Split, batch_size: int, seed: int, device: torch.device | str
     ) -> None:
-        users, items = torch.from_numpy(split.train_users), torch.from_numpy(split.train_items)
-        if torch.bincount(users).max() >= split.num_items:
-            raise UserError(f"{split.dataset}: a user has all items, so no negative can be drawn")
-        keys = (users * split.num_items + items).sort().values.to(device)
-        self.keys, self.users, self.items = keys, keys // split.num_items, keys % split.num_items
-        self.num_items, self.batch_size, self.seed = split.num_items, batch_size, seed
+        self.negatives = Negatives(split, device)
+        keys = self.negatives.keys
+        self.users, self.items = keys // split.num_items, keys % split.num_items
+        self.batch_size, self.seed = batch_size, seed
 
     def epoch(self, epoch: int) -> Iterator[Pairs]:
         """Yield batches until every pair was seen once."""
-        generator = torch_generator(self.seed, "batches", epoch, self.keys.device)
-        order = torch.randperm(len(self.keys), generator=generator, device=self.keys.device)
-        negatives = self._negatives(generator)
+        device = self.users.device
+        generator = torch_generator(self.seed, "batches", epoch, device)
+        order = torch.randperm(len(self.users), generator=generator, device=device)
+        negatives = self.negatives.draw(self.users, generator)
         columns = (self.users[order], self.items[order], negatives[order])
         batches = zip(*(column.split(self.batch_size) for column in columns), strict=True)
         yield from (Pairs(*batch) for batch in batches)
-
-    def _negatives(self, generator: torch.Generator) -> Tensor:
-        """Return a non-training item for each training pair, ``(n,)``, by rejection."""
-        negatives = torch.empty_like(self.keys)
-        todo = torch.arange(len(self.keys), device=self.keys.device)
-        while len(todo):
-            draws = torch.randint(
-                self.num_items, todo.shape, generator=generator, device=todo.device
-            )
-            negatives[todo] = draws
-            todo = todo[self._is_training_pair(self.users[todo] * self.num_items + draws)]
-        return negatives
-
-    def _is_training_pair(self, keys: Tensor) -> Tensor:
-        place = torch.searchsorted(self.keys, keys).clamp_max_(len(self.keys) - 1)
-        return self.keys[place] == keys
 
 
 class UserSampler:
@@ -123,6 +116,149 @@ class WholeSampler:
     def epoch(self, epoch: int) -> Iterator[Whole]:
         """Yield the one batch."""
         yield Whole()
+
+
+class Asked(NamedTuple):
+    """Who is asked for items, and what each has had: windows, in the place of a split's users.
+
+    ``train_users``, ``train_items``: (n,) int64, window by window: all that its user trained on.
+    """
+
+    dataset: str
+    train_users: np.ndarray
+    train_items: np.ndarray
+    num_users: int
+    num_items: int
+
+
+class Windows:
+    """What came before: windows of training sequences, and each user's latest items.
+
+    A window has L items and the T that follow. It slides over a user's training items, as they are
+    ordered in the split, from the last T back by ``step`` at a time, as long as there is an item
+    before these; where there are fewer than L, the number ``num_items``, which is no item, stands
+    at the start. Behind the windows stand what came before each user's validation and test items.
+
+    Attributes
+    ----------
+    users : (num_windows + 2 num_users,), whose they are.
+    items : (num_windows + 2 num_users, L) int64, the items.
+    targets : (num_windows, T), those that follow.
+
+    Raises
+    ------
+    UserError
+        If the split is none by time, or if nobody has more than T training items.
+    """
+
+    def __init__(self, split: Split, L: int, T: int, step: int = 1) -> None:
+        if split.protocol is not NEXT_ITEMS:
+            raise UserError(
+                f"--split {split.name.rstrip('0123456789')}: sequences are needed, so take --split "
+                f"time, and one of the data sets that have an order"
+            )
+        counts = np.bincount(split.train_users, minlength=split.num_users)
+        number = np.maximum(counts - T + step - 1, 0) // step
+        if not number.any():
+            raise UserError(
+                f"{split.dataset}: nobody has more than {T} items for training, of which {T} are "
+                f"targets (--num_targets); use fewer, or longer sequences"
+            )
+        self.L, self.num_items = L, split.num_items
+        whole, starts = _joined(split)
+        whose = np.repeat(np.arange(split.num_users), number)
+        back = np.repeat(np.cumsum(number), number) - np.arange(1, len(whose) + 1)  # 0 is the last
+        ends = starts[whose] + counts[whose] - T - step * back  # of the L, where the T begin
+        everyone = np.arange(split.num_users)
+        before = [starts[:-1] + counts, starts[:-1] + counts + split.valid.counts]
+        self.users = np.concatenate([whose, everyone, everyone])
+        ends = np.concatenate([ends, *before])
+        places = ends[:, None] + np.arange(-L, 0)
+        real = places >= starts[self.users][:, None]
+        self.items = np.where(real, whole[places * real], self.num_items)
+        self.targets = whole[ends[: len(whose)][:, None] + np.arange(T)]
+
+    def asked(self, split: Split) -> Asked:
+        """Return the windows of training, each with all training items of its user."""
+        counts = np.bincount(split.train_users, minlength=split.num_users)
+        starts, whose = np.cumsum(counts) - counts, self.users[: len(self.targets)]
+        number = counts[whose]
+        shift = np.arange(number.sum()) - np.repeat(np.cumsum(number) - number, number)
+        items = split.train_items[np.repeat(starts[whose], number) + shift]
+        windows = np.repeat(np.arange(len(whose)), number)
+        return Asked(split.dataset, windows, items, len(whose), split.num_items)
+
+
+def _joined(split: Split) -> tuple[np.ndarray, np.ndarray]:
+    """Return everybody's training and then validation items, and where each user's begin."""
+    users = np.concatenate([split.train_users, split.valid.users])
+    order = np.argsort(users, kind="stable")
+    starts = np.searchsorted(users[order], np.arange(split.num_users + 1))
+    return np.concatenate([split.train_items, split.valid.items])[order], starts
+
+
+class SequenceSampler:
+    """All windows in random order, each with ``count`` negatives, redrawn every epoch.
+
+    A negative is any item outside the user's training items, as in ``PairSampler``.
+    """
+
+    batch: ClassVar[type] = Sequences
+
+    def __init__(
+        self,
+        split: Split,
+        batch_size: int,
+        seed: int,
+        device: torch.device | str,
+        *,
+        windows: Windows,
+        count: int,
+    ) -> None:
+        self.targets = torch.from_numpy(windows.targets).to(device)
+        self.users = torch.from_numpy(windows.users[: len(self.targets)]).to(device)
+        self.negatives = Negatives(split, device)
+        self.batch_size, self.seed, self.count = batch_size, seed, count
+
+    def epoch(self, epoch: int) -> Iterator[Sequences]:
+        """Yield batches until every window was seen once."""
+        device = self.targets.device
+        generator = torch_generator(self.seed, "batches of sequences", epoch, device)
+        order = torch.randperm(len(self.targets), generator=generator, device=device)
+        users = self.users.unsqueeze(1).expand(-1, self.count)
+        drawn = self.negatives.draw(users.flatten(), generator).view_as(users)
+        for windows in order.split(self.batch_size):
+            yield Sequences(windows, self.targets[windows], drawn[windows])
+
+
+class Negatives:
+    """Draws items that users have not trained on, by rejection.
+
+    Nothing of size users x items is held: draws are looked up among the sorted training pairs.
+    """
+
+    def __init__(self, split: Split, device: torch.device | str) -> None:
+        users, items = torch.from_numpy(split.train_users), torch.from_numpy(split.train_items)
+        if torch.bincount(users).max() >= split.num_items:
+            raise UserError(f"{split.dataset}: a user has all items, so no negative can be drawn")
+        self.keys = (users * split.num_items + items).sort().values.to(device)
+        self.num_items = split.num_items
+
+    def draw(self, users: Tensor, generator: torch.Generator) -> Tensor:
+        """Return an item for each of some users, ``(n,)``, uniform over those that fit."""
+        negatives = torch.empty_like(users)
+        todo = torch.arange(len(users), device=users.device)
+        while len(todo):
+            draws = torch.randint(
+                self.num_items, todo.shape, generator=generator, device=todo.device
+            )
+            negatives[todo] = draws
+            todo = todo[self._is_training_pair(users[todo] * self.num_items + draws)]
+        return negatives
+
+    def _is_training_pair(self, keys: Tensor) -> Tensor:
+        place = torch.searchsorted(self.keys, keys).clamp_max_(len(self.keys) - 1)
+        return self.keys[place] == keys
 
 
 class TrainingItems:

@@ -113,12 +113,15 @@ class _FullRanking:
         }
 
     def ranks(self, model: nn.Module) -> dict[str, Tensor]:
-        factors = model.encode()
+        factors = {part: model.encode_before(part) for part in ("valid", "test")}
         found: dict[str, list[Tensor]] = {"valid": [], "test": []}
         for users, train, held_out in self.chunks:
-            scores = factors[0][users] @ factors[1].T if factors else model.score_all(users)
-            scores[train.rows, train.items] = torch.inf  # not below anything
+            scores = None
             for part, other in (("valid", "test"), ("test", "valid")):
+                if scores is None or model.in_order:  # else, both parts have the same
+                    pair = factors[part]
+                    scores = pair[0][users] @ pair[1].T if pair else model.score_all(users)
+                    scores[train.rows, train.items] = torch.inf  # not below anything
                 mine, others = held_out[part], held_out[other]
                 kept = scores[others.rows, others.items]
                 scores[others.rows, others.items] = torch.inf
@@ -177,7 +180,7 @@ def user_metrics(ranks: Tensor, starts: np.ndarray, protocol: Protocol) -> dict[
 
     - H@N = 1 if there is one, M@N = 1 / min p, R@N = sum 1 / m, P@N = sum 1 / N
     - N@N = sum 1 / log2(p + 1) over the same sum if the items had the ranks 1 to min(m, N)
-    - MAP@N = sum (number of the items up to rank p) / p, over min(m, N)
+    - MAP@N = sum (number of the items up to rank p) / p, over min(m, N); MAP that of all ranks
 
     For a single item, H@N = R@N and N@N = log 2 / log(p + 1).
     """
@@ -196,7 +199,7 @@ def user_metrics(ranks: Tensor, starts: np.ndarray, protocol: Protocol) -> dict[
     found = {}
     for name in protocol.metrics:
         letter, _, cutoff = name.partition("@")
-        n = int(cutoff)
+        n = int(cutoff) if cutoff else 2**31  # none: all ranks count
         hits, most = (ranks <= n).double(), counts.clamp_max(n)
         match letter:
             case "H":

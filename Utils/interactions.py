@@ -71,12 +71,7 @@ def read_users_dat(path: Path, min_count: int) -> Interactions:
         With ``file:line``, for a count that does not match, a token that is not a number, or a
         negative id; also for an empty file and when no user has ``min_count`` items.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot read ({error.strerror}); mend that") from error
-    if not content:
-        raise UserError(f"{path}: the file is empty; put the complete file there")
+    content = _content(path)
     rows = [_items_of(line, f"{path}:{n}") for n, line in enumerate(content.splitlines(), 1)]
     distinct = [list(dict.fromkeys(row)) for row in rows]
     repeats = sum(map(len, rows)) - sum(map(len, distinct))
@@ -90,20 +85,66 @@ def read_users_dat(path: Path, min_count: int) -> Interactions:
     return Interactions.from_pairs(users, items, min_count, digest, where=path)
 
 
+def read_sequences(path: Path, min_count: int) -> Interactions:
+    """Read a file with lines ``user item item ...``, each user's items in the order of time.
+
+    A user's items may be on one line or on several, one after the other. Items that come again are
+    dropped, counted, and reported as a warning.
+
+    Raises
+    ------
+    UserError
+        With ``file:line``, for a token that is not a number, a negative id or a line without an
+        item; also for an empty file and when no user has ``min_count`` items.
+    """
+    content = _content(path)
+    users, items = [], []
+    for number, line in enumerate(content.splitlines(), 1):
+        user, *mine = _ids(line, f"{path}:{number}", "user item item ...", 0) or [0]
+        if not mine:
+            raise UserError(f"{path}:{number}: no item on the line; a line is 'user item item ...'")
+        users += [user] * len(mine)
+        items += mine
+    pairs = np.array([users, items])
+    _, first = np.unique(pairs, axis=1, return_index=True)
+    if len(first) < len(users):
+        warn(f"{path}: dropped {len(users) - len(first):,} items that a user had before")
+    kept = np.sort(first)
+    digest = hashlib.sha256(content).hexdigest()
+    return Interactions.from_pairs(*pairs[:, kept], min_count, digest, where=path)
+
+
+def _content(path: Path) -> bytes:
+    """Return what a file holds, which is not nothing."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot read ({error.strerror}); mend that") from error
+    if not content:
+        raise UserError(f"{path}: the file is empty; put the complete file there")
+    return content
+
+
 def _items_of(line: bytes, where: str) -> list[int]:
     """Parse one line of ``users.dat`` and return its items."""
-    values = []
-    for token in line.split():
-        if not NUMBER.fullmatch(token):
-            text = token.decode(errors="replace")[:40]
-            raise UserError(f"{where}: {text!r} is not a number; a line is 'count item item ...'")
-        values.append(int(token))
+    values = _ids(line, where, "count item item ...", 1)
     if not values:
         raise UserError(f"{where}: the line is empty; a user without items is the line '0'")
     count, *items = values
     if count != len(items):
         raise UserError(f"{where}: the count says {count} items but {len(items)} follow; mend it")
-    for item in items:
-        if not 0 <= item < 2**63:
-            raise UserError(f"{where}: item {item} is out of range; ids are 0, 1, 2, ...")
     return items
+
+
+def _ids(line: bytes, where: str, form: str, first: int) -> list[int]:
+    """Return the numbers of a line of the given form, which are ids from the ``first`` one on."""
+    values = []
+    for token in line.split():
+        if not NUMBER.fullmatch(token):
+            text = token.decode(errors="replace")[:40]
+            raise UserError(f"{where}: {text!r} is not a number; a line is {form!r}")
+        values.append(int(token))
+    for value in values[first:]:
+        if not 0 <= value < 2**63:
+            raise UserError(f"{where}: item {value} is out of range; ids are 0, 1, 2, ...")
+    return values

@@ -461,8 +461,8 @@ class Run:
         selected = {n: self.selection.epoch_for(n) for n in protocol.cutoffs}
 
         def chosen(part: str) -> dict[str, float]:
-            of = {name: selected[int(name.split("@")[1])] for name in protocol.metrics}
-            rows = {name: self.history[epoch] for name, epoch in of.items()}
+            of = {name: int(name.partition("@")[2] or 0) for name in protocol.metrics}
+            rows = {name: self.history[self.selection.epoch_for(n)] for name, n in of.items()}
             return {name: round(row[f"{part}_{name}"], 6) for name, row in rows.items()}
 
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -15,18 +15,20 @@ from tqdm import tqdm
 
 from Utils.errors import UserError, warn
 from Utils.files import write_whole
-from Utils.interactions import Interactions, read_users_dat
-from Utils.split import Split, by_share, leave_one_out, read_published_split
+from Utils.interactions import Interactions, read_sequences, read_users_dat
+from Utils.split import Split, by_share, by_time, leave_one_out, read_published_split
 from Utils.synthetic import synthetic_pairs
 
 
 @dataclass(frozen=True)
 class Source:
-    """A public ``users.dat``: where it is, what its bytes hash to, which users are kept."""
+    """A public file: where it is, what its bytes hash to, how it is read, which users are kept."""
 
     url: str
     sha256: str
     min_count: int  # users with fewer distinct items are dropped
+    file: str = "users.dat"  # what it is called here
+    in_order: bool = False  # each user's items are in the order of time
 
 
 SOURCES = {
@@ -40,19 +42,41 @@ SOURCES = {
         sha256="808c42ee414bdef5990e4f61143e2e02f1d266c59b303f37b4050a99d2536c78",
         min_count=10,
     ),
+    "AmazonVideoGames": Source(
+        url="https://raw.githubusercontent.com/pmixer/SASRec.pytorch/HEAD/python/data/Video.txt",
+        sha256="b7376fe24430743f411dc7f567285657b2adb3f74361cc7ba0aee94f3024b651",
+        min_count=5,
+        file="interactions.txt",
+        in_order=True,
+    ),
+    "Toys": Source(
+        url="https://raw.githubusercontent.com/RUCAIBox/CIKM2020-S3Rec/HEAD/data/Toys_and_Games.txt",
+        sha256="176c680c688d497598c4a89a03b402c0fe78d795e5db335c2e78dd5f2d778a3f",
+        min_count=5,
+        file="Toys_and_Games.txt",
+        in_order=True,
+    ),
+    "Beauty": Source(
+        url="https://raw.githubusercontent.com/RUCAIBox/CIKM2020-S3Rec/HEAD/data/Beauty.txt",
+        sha256="226cce9c3105299ca0db9615d7d3fb32b3175e90da43100ae352599f0f0107b8",
+        min_count=5,
+        file="Beauty.txt",
+        in_order=True,
+    ),
 }
+IN_ORDER = [name for name, source in SOURCES.items() if source.in_order]
 SYNTHETIC = "synthetic"  # the built-in data set, made by Utils/synthetic.py
 DATASETS = (*SOURCES, SYNTHETIC)
-DRAWS = {"seed": leave_one_out, "share": by_share}  # --split -> how it is drawn
+DRAWS = {"seed": leave_one_out, "share": by_share, "time": by_time}  # --split -> how it is drawn
 
 
 def split_name(split: str, seed: int) -> str:
     """Return what a split is called in folders: ``seed0``, ``share0``, ``published``.
 
-    On the published split, seeds are of training: another than 0 gives ``published-seed1``.
+    On the published split and by time, seeds are of training: another than 0 gives ``time-seed1``.
     """
-    if split == "published":
-        return f"published-seed{seed}" if seed else split
+    if split in ("published", "time"):
+        return f"{split}-seed{seed}" if seed else split
     return f"{split}{seed}"
 
 
@@ -63,9 +87,16 @@ def load_split(dataset: str, split: str, seed: int, data_dir: str) -> Split:
     ----------
     dataset : a name in ``DATASETS``.
     split : ``"seed"`` or ``"share"`` for our own split of this seed, by leave-one-out or by shares,
-        kept as ``split_<name>.npz`` beside the raw file; ``"published"`` for the authors' own, read
-        from ``published_split0.npz``.
+        kept as ``split_<name>.npz`` beside the raw file; ``"time"``: the last ones of each user;
+        ``"published"`` for the authors' own, read from ``published_split0.npz``.
     """
+    if split == "time":
+        if dataset not in IN_ORDER:
+            raise UserError(
+                f"--split time: the items of a user in {dataset} are in no order of time; those in "
+                f"{', '.join(IN_ORDER)} are"
+            )
+        seed = 0  # nothing is drawn
     folder = Path(data_dir) / dataset
     if split == "published":
         path = folder / "published_split0.npz"
@@ -97,10 +128,10 @@ def load_interactions(dataset: str, data_dir: str) -> Interactions:
         digest = hashlib.sha256(users.tobytes() + items.tobytes()).hexdigest()
         return Interactions.from_pairs(users, items, 1, digest, where=SYNTHETIC)
     source = SOURCES[dataset]
-    path = Path(data_dir) / dataset / "users.dat"
+    path = Path(data_dir) / dataset / source.file
     if not path.exists():
         download(source.url, source.sha256, path)
-    interactions = read_users_dat(path, source.min_count)
+    interactions = (read_sequences if source.in_order else read_users_dat)(path, source.min_count)
     if interactions.sha256 != source.sha256:
         raise UserError(
             f"{path}: not the public file (sha256 {interactions.sha256[:8]}..., not "

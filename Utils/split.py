@@ -19,6 +19,7 @@ from Utils.seeding import numpy_generator
 
 NUM_CANDIDATES = 499  # unobserved items ranked with each held-out one; DE-RRD paper, section 5.1
 SHARE = 0.2  # of a user's items, held out for validation and as many for the test
+LATEST = {"test": 0.2, "valid": 0.1}  # of a user's items, by time
 FORMAT = "recdistill split 1"
 
 
@@ -35,11 +36,12 @@ class Protocol:
     cutoffs: tuple[int, ...]
     every: int  # epochs from one evaluation to the next
     rules: dict[str, tuple[tuple[int, ...], int]]
+    whole: tuple[str, ...] = ()  # metrics of all ranks, without a cut-off
 
     @property
     def metrics(self) -> list[str]:
         """The names of all metrics: ``H@5``, ..."""
-        return [f"{letter}@{n}" for n in self.cutoffs for letter in self.letters]
+        return [f"{letter}@{n}" for n in self.cutoffs for letter in self.letters] + [*self.whole]
 
     @property
     def selecting(self) -> str:
@@ -60,9 +62,22 @@ FULL_RANKING = Protocol(
 )
 
 
+# cut-offs of the RD paper, without 3; which metric selects, and the patience, are ours
+NEXT_ITEMS = Protocol(
+    letters=("N", "R", "P"),
+    cutoffs=(1, 5, 10),
+    every=1,
+    rules={"paper": ((10,), 10)},
+    whole=("MAP",),
+)
+
+
 def protocol_of(split_name: str) -> Protocol:
     """Return the protocol of a split by its name: what a run's folder says."""
-    return FULL_RANKING if split_name.startswith("share") else LEAVE_ONE_OUT
+    for start, protocol in (("share", FULL_RANKING), ("time", NEXT_ITEMS)):
+        if split_name.startswith(start):
+            return protocol
+    return LEAVE_ONE_OUT
 
 
 @dataclass(frozen=True)
@@ -151,6 +166,8 @@ class Split:
                 raise UserError(f"{where}: {part}_starts do not go from 0 to {count}; {ANEW}")
         if (np.diff(self.train_users) < 0).any():
             raise UserError(f"{where}: training pairs are not user by user; {ANEW}")
+        if (self.candidates is None) != (self.protocol is not LEAVE_ONE_OUT):
+            raise UserError(f"{where}: has candidates, or lacks them, against its name; {ANEW}")
         if self.candidates is None:
             return
         require_ids(where, "candidates", self.candidates, (users, NUM_CANDIDATES), items)
@@ -183,7 +200,7 @@ class Split:
     @property
     def protocol(self) -> Protocol:
         """How models are measured here."""
-        return FULL_RANKING if self.candidates is None else LEAVE_ONE_OUT
+        return protocol_of(self.name)
 
     @cached_property
     def sha256(self) -> str:
@@ -307,29 +324,63 @@ def by_share(interactions: Interactions, seed: int, dataset: str = "data") -> Sp
     UserError
         If nobody has an item in both parts.
     """
-    users, items = interactions.users, interactions.items
-    num_users, num_items = len(interactions.user_ids), len(interactions.item_ids)
-    counts = np.bincount(users, minlength=num_users)
+    users = interactions.users
+    counts = np.bincount(users, minlength=len(interactions.user_ids))
     chance = numpy_generator(seed, "split by shares").random(len(users))
     order = np.lexsort((chance, users))  # each user's pairs shuffled, users in order
     place = np.empty_like(order)
     place[order] = np.arange(len(users)) - np.repeat(np.cumsum(counts) - counts, counts)
     share = (counts * SHARE).astype(np.int64)[users]  # how many of the user's are held out
     parts = {"test": place < share, "valid": (place >= share) & (place < 2 * share)}
+    return _hold_out(interactions, parts, dataset, f"share{seed}")
+
+
+def by_time(interactions: Interactions, seed: int = 0, dataset: str = "data") -> Split:
+    """Hold out the last fifth of each user's items for the test, and the tenth before it.
+
+    Rounded down, but one at least of each; nothing is drawn. So a user's training items come before
+    those for validation, and these before the test's. Held-out items that nobody trains on are
+    dropped, as by shares.
+
+    Source: the public code of the RD paper trains on the first 70 % and tests on the last 20 %.
+
+    Raises
+    ------
+    UserError
+        If nobody has an item in both held-out parts.
+    """
+    users = interactions.users
+    counts = np.bincount(users, minlength=len(interactions.user_ids))
+    left = np.repeat(np.cumsum(counts), counts) - np.arange(len(users))  # 1 for a user's last one
+    late = {part: np.maximum((counts * LATEST[part]).astype(int), 1)[users] for part in LATEST}
+    parts = {"test": left <= late["test"]}
+    parts["valid"] = ~parts["test"] & (left <= late["test"] + late["valid"])
+    return _hold_out(interactions, parts, dataset, "time")
+
+
+def _hold_out(
+    interactions: Interactions, parts: dict[str, np.ndarray], dataset: str, name: str
+) -> Split:
+    """Return the split with the pairs of two masks, ``test`` and ``valid``, held out.
+
+    Without items that nobody trains on, and without users who are left with none in one part.
+    """
+    users, items = interactions.users, interactions.items
+    num_users, num_items = len(interactions.user_ids), len(interactions.item_ids)
     train = ~(parts["test"] | parts["valid"])
     warm = np.bincount(items[train], minlength=num_items)[items] > 0
     has = [np.bincount(users[part & warm], minlength=num_users) > 0 for part in parts.values()]
     measured = warm & (has[0] & has[1])[users]
     if not measured.any():
         raise UserError(
-            f"{dataset}: nobody is left with an item for validation and one for the test, each a "
-            f"fifth of the user's items; use a data set with longer lists"
+            f"{dataset}: nobody is left with an item for validation and one for the test, beside "
+            f"those for training; use a data set with longer lists"
         )
     held_out = {
-        name: HeldOut.of_pairs(users[part & measured], items[part & measured], num_users)
-        for name, part in parts.items()
+        part: HeldOut.of_pairs(users[mask & measured], items[mask & measured], num_users)
+        for part, mask in parts.items()
     }
-    return _cut(interactions, train, dataset, f"share{seed}", **held_out, candidates=None)
+    return _cut(interactions, train, dataset, name, **held_out, candidates=None)
 
 
 def _cut(

@@ -25,11 +25,13 @@ Main = Callable[[Any, Split, Device], None]
 class ScriptSettings(RunSettings):
     """On what a script runs, and which epoch it reports."""
 
-    # data set: CiteULike, Foursquare or synthetic, which is built in
+    # data set: CiteULike, Foursquare or synthetic, which is built in; of sequences,
+    # AmazonVideoGames, Toys or Beauty
     dataset: str = "CiteULike"
     # seed: our own leave-one-out split of this seed; share: 60/20/20 of each user's items, ranked
-    # among all; published: the one that the DE-RRD authors published (CiteULike only)
-    split: Literal["seed", "share", "published"] = "seed"
+    # among all; time: 70/10/20 of each user's items in their order, the default of sequences;
+    # published: the one that the DE-RRD authors published (CiteULike only)
+    split: Literal["seed", "share", "published", "time"] = "seed"
     # of the split, the first weights, the batches and all else that is drawn
     seed: int = 0
     # base model of teacher and student, such as BPR, NeuMF, LightGCN; README lists them
@@ -63,10 +65,11 @@ class ModelSettings(TrainingSettings):
 
     shares: ClassVar[tuple[str, ...]] = ("dropout", "beta_KL")
 
-    # hidden layers of NeuMF, each half as wide as the one before; layers L of the graph models
+    # hidden layers of NeuMF, each half as wide as the one before; layers L of the graph models;
+    # blocks of SASRec
     num_layers: int | None = None
-    # share of the messages (NGCF), of the edges of each augmented graph (SGL) or of the rows that
-    # are encoded (MultVAE, ItemVAE) that is dropped
+    # share of the messages (NGCF), of the edges of each augmented graph (SGL), of the rows that are
+    # encoded (MultVAE, ItemVAE) or of hidden units (Caser, SASRec) that is dropped
     dropout: float | None = None
     # SGL: weight of the contrast between the two augmented graphs; goes with sums over a batch
     lmbda_SSL: float | None = None
@@ -80,6 +83,14 @@ class ModelSettings(TrainingSettings):
     alpha: float | None = None
     # iALS: weight of the squared norms
     ridge: float | None = None
+    # Caser and SASRec: the latest items that are looked at, L
+    length: int | None = None
+    # Caser: items after these that are learned, T
+    num_targets: int | None = None
+    # Caser: vertical filters
+    n_v: int | None = None
+    # Caser: horizontal filters of each height
+    n_h: int | None = None
 
 
 @dataclass

@@ -18,12 +18,13 @@ from experiments import ROOT
 from Models import MODELS
 from Utils.errors import UserError, require_known
 from Utils.settings import RunSettings, method_of
-from Utils.sources import DATASETS
+from Utils.sources import DATASETS, IN_ORDER
 
 TABLE = Path(__file__).with_suffix(".csv")
 # d of teacher and student (phi = 0.1), from the parameters in table 3 of the DE-RRD paper
 SIZES = {name: {"teacher_dim": 200, "dim": 20} for name in MODELS}
 SIZES["NeuMF"] = {"teacher_dim": 250, "dim": 25}
+SIZES |= {name: {"teacher_dim": 100, "dim": 50} for name in ("Caser", "SASRec")}  # the RD paper's
 RUN_SETTINGS = {field.name for field in fields(RunSettings)}
 
 Settings = TypeVar("Settings")
@@ -159,7 +160,8 @@ def resolve(kind: type[Settings], given: dict[str, Any]) -> tuple[Settings, str]
     """Return a script's settings, and a line that says where they are from.
 
     First what is ``given``, then the table's row (``find_row``), then the script's block, whose
-    numbers are for the data set, model and size that stand there. A base model of other usual
+    numbers are for the data set, model and size that stand there. Data in an order of time are
+    split by it. A base model of other usual
     sizes than the block's has those.
 
     Raises
@@ -174,6 +176,8 @@ def resolve(kind: type[Settings], given: dict[str, Any]) -> tuple[Settings, str]
     usual = SIZES.get(model, {}) if model != block["model"] else {}
     sizes = {name: size for name, size in usual.items() if name in block}
     method, dim = method_of(kind), (block | sizes | given)["dim"]
+    if dataset in IN_ORDER:
+        sizes["split"] = "time"  # unless told otherwise
     args, of_row = kind(**(sizes | given)), {}
     row = find_row(block, dataset, model, method, dim)
     if row:

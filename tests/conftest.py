@@ -21,10 +21,10 @@ from experiments.plan import PlannedRun, planned
 from experiments.script import start
 from experiments.settings import resolve
 from experiments.teacher import load_teacher
-from Models import build_model
+from Models import MODELS, build_model
 from Models.recommender import Recommender
 from Models.teacher import TrainedTeacher
-from Utils.dataset import PairSampler, UserSampler
+from Utils.dataset import PairSampler, SequenceSampler, UserSampler
 from Utils.evaluation import metrics
 from Utils.sources import load_interactions
 from Utils.split import HeldOut, Split, by_share, leave_one_out, protocol_of
@@ -34,6 +34,8 @@ SCRIPT_NAMES = sorted(path.name for path in ROOT.glob("main_*.py"))
 SHARED = ROOT.parent / "shared"  # an optional place where data lies
 
 torch.set_num_threads(1)
+# base models that learn from the built-in data, which has no order
+UNORDERED = [name for name, model in MODELS.items() if not model.in_order]
 
 
 def real_file(*parts: str) -> Path:
@@ -135,14 +137,14 @@ def killed_in(epoch: int, monkeypatch) -> Iterator[None]:
     def dying(original):
         def batches(sampler, number):
             for count, batch in enumerate(original(sampler, number)):
-                if number == epoch and count == 5:
+                if number == epoch and count == 2:
                     raise Killed
                 yield batch
 
         return batches
 
     with monkeypatch.context() as patch:
-        for sampler in (PairSampler, UserSampler):
+        for sampler in (PairSampler, UserSampler, SequenceSampler):
             patch.setattr(sampler, "epoch", dying(sampler.epoch))
         with pytest.raises(Killed):
             yield

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import split_of
+from conftest import UNORDERED, split_of
 from torch import Tensor
 
 from Models import MODELS, build_model
@@ -18,7 +18,7 @@ USERS, ITEMS = 12, 30
 SPLIT = split_of(USERS, ITEMS)
 
 
-KINDS = [(name, {}) for name in MODELS]
+KINDS = [(name, {}) for name in UNORDERED]
 KINDS += [("NeuMF", {"num_layers": 3}), ("NGCF", {"num_layers": 2})]
 
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from Models.distillers.distiller import Distiller, require_batches
+from Models.distillers.distiller import Distiller, both_asked
 from Models.distillers.sampling import CHUNK, UnseenItems, draw_by_rank
 from Models.recommender import Recommender
 from Models.teacher import Teacher, top_lists
@@ -40,18 +40,18 @@ class CD(Distiller):
         sampling: str = "teacher", pool: int = 500, refresh: int = 10, **draws: Any,
     ) -> None:  # fmt: skip
         super().__init__(**draws)
-        require_batches(student, "users")
+        asked = both_asked(student, teacher)
         self.score, self.teacher = student.score, teacher
         self.K, self.T, self.T1, self.T2 = K, T, T1, T2
         self.refresh, self.sampling = refresh, sampling
         if sampling != "uniform" and K > pool:
             raise UserError(f"{K} items do not fit into lists of {pool}; use a smaller --K")
         if sampling == "uniform":
-            self.unseen = UnseenItems(teacher.split, K, "--K", self.draws, teacher.device)
+            self.unseen = UnseenItems(asked, K, "--K", self.draws, teacher.device)
         elif sampling == "teacher":
             self.top = teacher.top_items(pool)
         else:  # a buffer, so that a resumed run has the list of an earlier epoch
-            self.ranked_by_student = lambda: top_lists(student, teacher.split, "items", pool)
+            self.ranked_by_student = lambda: top_lists(student, asked, "items", pool)
             self.register_buffer("top", self.ranked_by_student())
 
     def begin_epoch(self, epoch: int) -> None:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from Models.distillers.dcd import ranks_within
-from Models.distillers.distiller import Distiller, require_batches
+from Models.distillers.distiller import Distiller, both_asked
 from Models.recommender import Recommender
 from Models.teacher import Teacher
 from Utils.dataset import Pairs, Users, distinct
@@ -37,7 +37,7 @@ class CLDRD(Distiller):
         self, student: Recommender, teacher: Teacher, *, stage_epochs: int, **draws: Any
     ) -> None:
         super().__init__(**draws)
-        require_batches(student, "users")
+        both_asked(student, teacher)
         self.score, self.stage_epochs = student.score, stage_epochs
         self.items = teacher.top_items(sum(STAGES[0])).long()
 

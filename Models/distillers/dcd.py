@@ -11,7 +11,7 @@ from Models.distillers.rrd import relaxed_ranking_loss
 from Models.distillers.sampling import CHUNK, draw_by_weight
 from Models.recommender import Recommender
 from Models.teacher import Teacher
-from Utils.dataset import Pairs, PairSampler, Users, distinct
+from Utils.dataset import Pairs, Users, distinct
 from Utils.errors import UserError
 
 FLOOR = 1e-5  # the least weight: there may be fewer than n with any
@@ -127,7 +127,7 @@ class ICD(Correction):
 
 def require_pairs(student: Recommender) -> None:
     """Raise ``UserError`` if a student's batches have no items."""
-    if not issubclass(student.sampler, PairSampler):
+    if student.sampler.batch is not Pairs:
         raise UserError(
             f"--model {type(student).__name__}: it does not train on pairs, so there are no items "
             f"in a batch for the item side; use --lmbda_ICD 0"

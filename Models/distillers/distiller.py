@@ -3,14 +3,16 @@
 from abc import ABC, abstractmethod
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from Models.recommender import Recommender
 from Models.teacher import Teacher
-from Utils.dataset import Pairs, distinct
+from Utils.dataset import Asked, Pairs, distinct
 from Utils.errors import UserError
 from Utils.seeding import Draws
+from Utils.split import Split
 
 
 class Distiller(nn.Module, ABC):
@@ -45,6 +47,26 @@ def require_batches(student: Recommender, *columns: str) -> None:
             f"--model {type(student).__name__}: its batches are {' and '.join(found)}, and this "
             f"method needs {' and '.join(columns)}; use another base model, or another method"
         )
+
+
+def both_asked(student: Recommender, teacher: Teacher) -> Split | Asked:
+    """Return who student and teacher are asked for, and what they have had.
+
+    Raises
+    ------
+    UserError
+        If the student's batches have none, or if it is not the same: users and windows, or windows
+        of other targets.
+    """
+    require_batches(student, "users")
+    mine, theirs = student.asked(teacher.split), teacher.asked
+    if mine is not theirs and not np.array_equal(mine.train_users, theirs.train_users):
+        raise UserError(
+            f"{teacher.describe()}: is asked for {theirs.num_users:,} users or windows, and the "
+            f"student for {mine.num_users:,}; use models of sequences with the same --num_targets "
+            f"for both (SASRec: the same --length), or for none"
+        )
+    return theirs
 
 
 class RepresentationDistiller(Distiller):

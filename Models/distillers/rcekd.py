@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from Models.distillers.distiller import Distiller, require_batches
+from Models.distillers.distiller import Distiller, both_asked
 from Models.distillers.sampling import CHUNK, draw_by_weight
 from Models.recommender import Recommender
 from Models.teacher import Teacher, top_lists
@@ -39,7 +39,7 @@ class RCEKD(Distiller):
         beta: float, tau: float, **draws: Any,
     ) -> None:  # fmt: skip
         super().__init__(**draws)
-        require_batches(student, "users")
+        asked = both_asked(student, teacher)
         if max(K, L) > pool:
             raise UserError(
                 f"{max(K, L)} items do not fit into the student's lists of {pool}; use a smaller "
@@ -47,7 +47,7 @@ class RCEKD(Distiller):
             )
         self.score, self.num_items, self.teacher = student.score, student.num_items, teacher
         self.K, self.L, self.T, self.beta, self.tau = K, L, T, beta, tau
-        self.ranked_by_student = lambda: top_lists(student, teacher.split, "items", pool)
+        self.ranked_by_student = lambda: top_lists(student, asked, "items", pool)
         self.top = teacher.top_items(pool)[:, :K].long()  # refuses a pool that is too long at once
 
     def begin_epoch(self, epoch: int) -> None:

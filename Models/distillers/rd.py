@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from Models.distillers.distiller import Distiller, require_batches
+from Models.distillers.distiller import Distiller, both_asked
 from Models.distillers.sampling import UnseenItems
 from Models.recommender import Recommender
 from Models.teacher import Teacher
@@ -38,13 +38,11 @@ class RD(Distiller):
         num_samples: int, warm_up: int, variant: str = "published_code", **draws: Any,
     ) -> None:  # fmt: skip
         super().__init__(**draws)
-        require_batches(student, "users")
+        asked = both_asked(student, teacher)
         self.score, self.num_items = student.score, student.num_items
         self.items = teacher.top_items(K).long()
         self.position = position_weights(K, T).to(teacher.device)
-        self.unseen = UnseenItems(
-            teacher.split, num_samples, "--num_samples", self.draws, teacher.device
-        )
+        self.unseen = UnseenItems(asked, num_samples, "--num_samples", self.draws, teacher.device)
         self.mu, self.warm_up, self.variant = mu, warm_up, variant
 
     def begin_epoch(self, epoch: int) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from Models.distillers.distiller import Distiller, require_batches
+from Models.distillers.distiller import Distiller, both_asked
 from Models.distillers.sampling import CHUNK, RankingLists
 from Models.recommender import Recommender
 from Models.teacher import Teacher
@@ -36,15 +36,14 @@ class RRD(Distiller):
         **draws: Any,
     ) -> None:  # fmt: skip
         super().__init__(**draws)
-        require_batches(student, "users")
+        asked = both_asked(student, teacher)
         self.score, self.teacher = student.score, teacher
         self.ranking, self.variant = ranking, variant
         self.num_above = K if ranking == "relaxed" else K + L
-        split = teacher.split
         self.lists = RankingLists(
             teacher.top_items(pool),
-            (split.train_users, split.train_items),
-            split.num_items,
+            (asked.train_users, asked.train_items),
+            asked.num_items,
             K=K + L if ranking == "interesting" else K,
             L=0 if ranking == "interesting" else L,
             T=T,

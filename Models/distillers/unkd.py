@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from Models.distillers.distiller import Distiller, require_batches
+from Models.distillers.distiller import Distiller, both_asked
 from Models.recommender import Recommender
 from Models.teacher import CHUNK, Teacher
 from Utils.dataset import Pairs, chunks_of_pairs, distinct
@@ -38,7 +38,7 @@ class UnKD(Distiller):
         T: float, **draws: Any,
     ) -> None:  # fmt: skip
         super().__init__(**draws)
-        require_batches(student, "users")
+        both_asked(student, teacher)
         if num_pairs < num_groups:
             raise UserError(
                 f"--num_pairs {num_pairs}: each of --num_groups {num_groups} takes at least one"
@@ -91,9 +91,10 @@ def group_lists(teacher: Teacher, num_groups: int, pool: int) -> tuple[Tensor, T
         torch.from_numpy(g).to(teacher.device) for g in popularity_groups(popularity, num_groups)
     ]
     width = min(pool, max(map(len, groups)))
-    pairs = split.train_users, split.train_items
-    seen = chunks_of_pairs(*pairs, split.num_users, CHUNK, teacher.device)
-    chunks = torch.arange(split.num_users, device=teacher.device).split(CHUNK)
+    asked = teacher.asked
+    pairs = asked.train_users, asked.train_items
+    seen = chunks_of_pairs(*pairs, asked.num_users, CHUNK, teacher.device)
+    chunks = torch.arange(asked.num_users, device=teacher.device).split(CHUNK)
     tops, counts = [], []
     for chunk, known in zip(chunks, seen, strict=True):
         scores = teacher.score_all(chunk)

@@ -1,0 +1,133 @@
+"""What base models share that look at the order of a user's items."""
+
+from functools import partial
+from typing import NoReturn
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from Models.graph import require_dropout
+from Models.recommender import Recommender
+from Utils.dataset import Asked, Sequences, SequenceSampler, Windows
+from Utils.errors import UserError
+from Utils.sampled_product import sampled_product
+from Utils.seeding import Draws
+from Utils.split import Split
+
+CHUNK = 1024  # windows that are encoded at a time
+GATHERED = 16  # vectors of items that are looked up for a window; more are multiplied at once
+
+
+class SequentialModel(Recommender):
+    """Scores all items after a window of a user's items.
+
+    Where other models are asked for users, this one is asked for windows, by their numbers: those
+    of training, and behind them what came before each user's validation and test items. A score is
+    the inner product of what ``encode_windows`` makes of a window and the item's row of ``output``.
+
+    Parameters
+    ----------
+    length : L, items of a window.
+    num_targets : T, items that follow it in training.
+    step : by how many items one window of training is from the next.
+    num_negatives : drawn for each window.
+    dropout : share of hidden units that is left out in training.
+    draws : seed of what is left out.
+    """
+
+    in_order = True
+    output: nn.Embedding
+
+    def __init__(
+        self,
+        split: Split,
+        dim: int,
+        *,
+        length: int,
+        num_targets: int = 1,
+        step: int = 1,
+        num_negatives: int,
+        dropout: float,
+        draws: int,
+    ) -> None:
+        super().__init__(split, dim)
+        require_dropout(dropout)
+        self.windows = windows = Windows(split, length, num_targets, step)
+        self.length, self.dropout, self.num_windows = length, dropout, len(windows.targets)
+        for name in ("users", "items"):
+            values = torch.from_numpy(getattr(windows, name))
+            self.register_buffer(f"window_{name}", values, persistent=False)
+        self.sampler = partial(SequenceSampler, windows=windows, count=num_negatives)
+        self.sampler.batch = SequenceSampler.batch
+        self.draws = Draws(draws)
+        self.begin_epoch(0)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Begin the epoch's dropout."""
+        super().begin_epoch(epoch)
+        self.noise = self.draws.generator("dropout", epoch, self.window_items.device)
+
+    def asked(self, split: Split) -> Asked:
+        """Return the windows of training, and all training items of the user of each."""
+        return self.windows.asked(split)
+
+    def encode_windows(self, windows: Tensor) -> Tensor:
+        """Return a vector for each of some windows: ``(B,) -> (B, width)``."""
+        raise NotImplementedError
+
+    def encode_before(self, part: str) -> tuple[Tensor, Tensor]:
+        """Encode what came before everybody's items of a held-out part."""
+        first = self.num_windows + self.num_users * (part == "test")
+        windows = torch.arange(first, first + self.num_users, device=self.window_items.device)
+        vectors = torch.cat([self.encode_windows(each) for each in windows.split(CHUNK)])
+        return vectors, self.output.weight[: self.num_items]
+
+    def score(self, users: Tensor, items: Tensor) -> Tensor:
+        """Return logits of pairs and of lists of items, as ``Recommender`` does, of windows."""
+        if users.dim() > 1:
+            self._refuse("lists of users for an item, for each is asked after a window")
+        columns = items if items.dim() > 1 else items.unsqueeze(1)
+        vectors = self.encode_windows(users)
+        if columns.shape[1] <= GATHERED:
+            scores = (self.output(columns) @ vectors.unsqueeze(2)).squeeze(2)
+        else:
+            scores = sampled_product(vectors, self.output.weight, columns)
+        return scores if items.dim() > 1 else scores.squeeze(1)
+
+    def score_all(self, users: Tensor) -> Tensor:
+        """Return the scores of all items after some windows: ``(B,) -> (B, num_items)``."""
+        return self.encode_windows(users) @ self.output.weight[: self.num_items].T
+
+    def loss(self, batch: Sequences) -> Tensor:
+        """Return binary cross-entropy of targets and negatives, summed over windows: ``()``."""
+        windows, targets, others = batch
+        scores = self.score(windows, torch.cat([targets, others], dim=1))
+        above, below = scores.split([targets.shape[1], others.shape[1]], dim=1)
+        return -F.logsigmoid(above).sum() - F.logsigmoid(-below).sum()
+
+    def representations(self, users: Tensor, items: Tensor) -> dict[str, Tensor]:
+        """Raise ``UserError``: windows have some, and not users."""
+        self._refuse("representations of users, for each is asked after a window")
+
+    embeddings = representations
+
+    def _refuse(self, what: str) -> NoReturn:
+        raise UserError(
+            f"--model {type(self).__name__}: has no {what}; use a method of lists of items, such "
+            f"as RD, or another model"
+        )
+
+    def _dropped(self, units: Tensor) -> Tensor:
+        """Leave out a share of hidden units in training, and scale up the rest."""
+        if not (self.training and torch.is_grad_enabled() and self.dropout):
+            return units
+        kept = torch.empty_like(units).uniform_(generator=self.noise).ge_(self.dropout)
+        return units * kept / (1 - self.dropout)
+
+
+def with_none(table: nn.Embedding) -> nn.Embedding:
+    """Make the last row of a table what stands for no item: 0, and it stays so."""
+    table.padding_idx = table.num_embeddings - 1
+    nn.init.zeros_(table.weight[-1])
+    return table
