@@ -167,6 +167,7 @@ OF_ONE_SCRIPT = {(main_DCD, "sampling"): "top"}
 OF_PHR = {"enrichment", "precision"}  # of main_TAKD.py and main_DGKD.py these act with --kd PHR
 ELSEWHERE = {
     **dict.fromkeys(("alpha", "ridge"), "test_ials.py"),
+    **dict.fromkeys(("length", "num_targets", "n_v", "n_h"), "test_sequences.py"),
     **dict.fromkeys(("teachers", "teacher_weights", "combine"), "test_ensemble.py"),
     "keep_states": "test_states.py",
     "teacher": "test_teacher.py",

@@ -164,7 +164,8 @@ ELSEWHERE = {  # settings whose effect is tested by another test of this file
 
 def test_every_setting_has_a_test():
     names = {field.name for field in dataclasses.fields(Settings)}
-    of_models = {"margin", "beta_KL", "alpha", "ridge"}  # tests of CML, auto-encoders, iALS
+    # tests of CML, auto-encoders, iALS, sequences
+    of_models = {"margin", "beta_KL", "alpha", "ridge", "length", "num_targets", "n_v", "n_h"}
     assert names == OTHER_VALUES.keys() | ELSEWHERE.keys() | of_models
     assert all(callable(globals()[test]) for test in ELSEWHERE.values())
 

@@ -119,7 +119,7 @@ def test_a_run_from_the_shell_works(script, workdir, teacher_path):
         (["--dimension", "20"], "dimension"),
         (["--model", "NeuFM"], "--model 'NeuFM' is unknown; did you mean NeuMF? There are BPR; "),
         (["--dataset", "citeulike"], "--dataset 'citeulike' is unknown; did you mean CiteULike? "),
-        (["--dataset", "MovieLens"], "--dataset 'MovieLens' is unknown; There are CiteULike; Fo"),
+        (["--dataset", "MovieLens"], "--dataset 'MovieLens' is unknown; There are AmazonVideoG"),
         (["--dim", "many"], "many"),
         (["--selection", "best"], "best"),
     ],

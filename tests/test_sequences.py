@@ -311,6 +311,25 @@ def test_losses_and_gradients_are_those_of_loops(name, small):
         torch.testing.assert_close(parameter.grad.to_dense(), wanted)
 
 
+@pytest.mark.parametrize(
+    ("name", "option", "changed"),
+    [
+        ("Caser", "length", 3),
+        ("Caser", "num_targets", 2),
+        ("Caser", "n_v", 4),
+        ("Caser", "n_h", 2),
+        ("SASRec", "length", 3),
+        ("SASRec", "num_layers", 1),
+    ],
+)
+def test_every_option_acts(name, option, changed, small):
+    losses = []
+    for options in ({}, {option: changed}):
+        model = model_of(name, small, dropout=0.0, **(SIZES[name] | options))
+        losses.append(model.loss(next(iter(model.sampler(small, 8, 0, CPU).epoch(0)))).item())
+    assert losses[0] != losses[1]
+
+
 @pytest.mark.parametrize("name", SIZES)
 def test_dropout_is_of_the_epoch_and_of_training_alone(name, small):
     model = model_of(name, small, dropout=0.5, **SIZES[name]).train()
