@@ -44,6 +44,8 @@ class Settings(DistillationSettings):
     warm_up: int = 30  # epochs before the discrepancy between the ranks counts
     # after the warm-up, the weights of a user's items sum to 1 again (paper), or not
     variant: Literal["published_code", "paper"] = "published_code"
+    # hybrid: the method; the others are the ablation of the RD paper's section 4.4
+    weights: Literal["hybrid", "position", "discrepancy", "uniform"] = "hybrid"
     lr: float = 0.001  # learning rate of Adam
     reg: float = 0.001  # weight decay of Adam, on all parameters
     batch_size: int = 1024  # training pairs a step, each with one negative
@@ -60,7 +62,7 @@ def main(args: Settings, split: Split, device: Device) -> None:
     teacher = load_teacher(args, split, device)
     distiller = RD(
         student, teacher, K=args.K, T=args.T, mu=args.mu, num_samples=args.num_samples,
-        warm_up=args.warm_up, variant=args.variant, seed=args.seed,
+        warm_up=args.warm_up, variant=args.variant, weights=args.weights, seed=args.seed,
     )  # fmt: skip
     sampler = student.sampler(split, args.batch_size, args.seed, device)
 

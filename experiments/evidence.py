@@ -75,9 +75,9 @@ class Evidence:
 
     def _runs(self, place: Place) -> dict[int, dict[str, Any]]:
         """Return the summaries of a cell's finished runs by seed, with ``folder`` each."""
-        logs = planned(place.cell, place.dataset, place.model, 0).folder.logs
-        folder = self.logs / logs.relative_to("logs").parent
-        stem = dict(place.cell.changes).get("split", "seed")
+        first = planned(place.cell, place.dataset, place.model, 0)
+        folder = self.logs / first.folder.logs.relative_to("logs").parent
+        stem = first.settings.split
         found = {}
         for path in sorted(folder.glob(f"{stem}*/summary.json")):
             summary = read_summary(path)

@@ -131,6 +131,7 @@ OTHER_VALUES = {
     "mu": 1e-3,
     "num_samples": 30,
     "warm_up": 2,
+    "weights": "uniform",
     "lmbda_CD": 0.2,
     "T1": 1.0,
     "T2": 0.0,

@@ -30,24 +30,31 @@ class RD(Distiller):
     mu, num_samples : see ``discrepancy_weights``; so many items are drawn for a user and epoch.
     warm_up : epochs with position weights alone.
     variant : ``published_code``: the two weights are multiplied; ``paper``: and made to sum to 1.
+    weights : ``hybrid``, the method; ``position`` or ``discrepancy``: one of the two, and 1 / K in
+        place of the other; ``uniform``: 1 / K.
     draws : ``seed`` and ``name``, see ``Distiller``.
     """
 
     def __init__(
         self, student: Recommender, teacher: Teacher, *, K: int, T: float, mu: float,
-        num_samples: int, warm_up: int, variant: str = "published_code", **draws: Any,
+        num_samples: int, warm_up: int, variant: str = "published_code", weights: str = "hybrid",
+        **draws: Any,
     ) -> None:  # fmt: skip
         super().__init__(**draws)
         asked = both_asked(student, teacher)
         self.score, self.num_items = student.score, student.num_items
         self.items = teacher.top_items(K).long()
-        self.position = position_weights(K, T).to(teacher.device)
+        falls = weights in ("hybrid", "position")
+        position = position_weights(K, T) if falls else torch.full((K,), 1 / K)
+        self.position = position.to(teacher.device)
         self.unseen = UnseenItems(asked, num_samples, "--num_samples", self.draws, teacher.device)
         self.mu, self.warm_up, self.variant = mu, warm_up, variant
+        self.by_rank = weights in ("hybrid", "discrepancy")
 
     def begin_epoch(self, epoch: int) -> None:
         """Sample the items among which the student's ranks are estimated."""
-        self.samples = self.unseen.draw(epoch) if epoch >= self.warm_up else None
+        warm = self.by_rank and epoch >= self.warm_up
+        self.samples = self.unseen.draw(epoch) if warm else None
 
     def loss(self, batch: Pairs) -> Tensor:
         """Return ``L_RD`` of the batch's users."""
