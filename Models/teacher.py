@@ -1,5 +1,6 @@
 """What a trained teacher gives: frozen representations, scores, and who it ranks on top."""
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,7 @@ class Teacher:
         return [self]
 
     @property
-    def states(self) -> list["Teacher"]:
+    def states(self) -> Sequence["Teacher"]:
         """The same teacher at earlier epochs, first to last, itself at the end."""
         raise self._lacks("states of earlier epochs")
 
@@ -195,14 +196,17 @@ class TrainedTeacher(Teacher):
             raise self._lacks("lists of users, for each is asked after some items")
         return self._top("users", count)
 
-    @cached_property
-    def states(self) -> list[Teacher]:
-        """The same teacher at earlier epochs, first to last, itself at the end."""
+    @property
+    def states(self) -> Sequence[Teacher]:
+        """The same teacher at earlier epochs, first to last, itself at the end.
+
+        Each is read when it is asked for, and not kept.
+        """
         remedy = "train it with main_no_KD.py --keep_states 4 --overwrite"
         paths = state_files(self.path.parent)
         if not paths:
             raise UserError(f"{self.path}: has no states of earlier epochs beside it; {remedy}")
-        return [*(read_teacher(path, self.split, self.device, remedy) for path in paths), self]
+        return _States(paths, self, remedy)
 
     def _top(self, kind: str, count: int) -> Tensor:
         """Read the lists, best first; make and keep them if they are missing, short or foreign."""
@@ -226,6 +230,21 @@ class TrainedTeacher(Teacher):
         except UserError as error:
             warn(f"the teacher's lists are not kept: {error}")
         return top
+
+
+class _States(Sequence):
+    """Teachers in files, and one that is at hand behind them."""
+
+    def __init__(self, paths: list[Path], last: TrainedTeacher, remedy: str) -> None:
+        self.paths, self.last, self.remedy = paths, last, remedy
+
+    def __len__(self) -> int:
+        return len(self.paths) + 1
+
+    def __getitem__(self, place: int) -> TrainedTeacher:
+        path = [*self.paths, None][place]
+        last = self.last
+        return read_teacher(path, last.split, last.device, self.remedy) if path else last
 
 
 @torch.no_grad()
