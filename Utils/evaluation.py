@@ -109,12 +109,15 @@ class _FullRanking:
         ]
         # where the ranks of the chunks stand among those of all
         self.places = {
-            name: torch.from_numpy(_places_of(part, users)) for name, part in parts.items()
+            name: torch.from_numpy(_places_of(part, users)).to(device)
+            for name, part in parts.items()
         }
 
     def ranks(self, model: nn.Module) -> dict[str, Tensor]:
         factors = {part: model.encode_before(part) for part in ("valid", "test")}
-        found: dict[str, list[Tensor]] = {"valid": [], "test": []}
+        # made first: small tensors between large ones that come and go would have the heap grow
+        found = {part: torch.empty_like(places) for part, places in self.places.items()}
+        done = dict.fromkeys(found, 0)
         for users, train, held_out in self.chunks:
             scores = None
             for part, other in (("valid", "test"), ("test", "valid")):
@@ -126,13 +129,12 @@ class _FullRanking:
                 kept = scores[others.rows, others.items]
                 scores[others.rows, others.items] = torch.inf
                 candidates = self.num_items - train.counts - others.counts  # with the item itself
-                found[part].append(candidates[mine.rows] - mine.count_lower(scores))
+                start, done[part] = done[part], done[part] + len(mine.rows)
+                found[part][start : done[part]] = candidates[mine.rows] - mine.count_lower(scores)
                 scores[others.rows, others.items] = kept
-        ranks = {}
+        ranks = {part: torch.empty_like(values) for part, values in found.items()}
         for part, values in found.items():
-            ordered = torch.cat(values).cpu()
-            ranks[part] = torch.empty_like(ordered)
-            ranks[part][self.places[part]] = ordered
+            ranks[part][self.places[part]] = values
         return ranks
 
 
