@@ -45,7 +45,7 @@ class Settings:
     experiment: Annotated[str, tyro.conf.Positional]
     # data set
     dataset: str = "CiteULike"
-    # base model: BPR, NeuMF, LightGCN, NGCF or SGL
+    # base model, such as BPR, LightGCN, Caser; README lists them
     model: str = "BPR"
     # seeds, each with a split of its own: 0-4, or 0,2
     seeds: str = "0"

@@ -63,7 +63,7 @@ class Settings:
     fixed: tuple[str, ...] = ()
     # data set; its split of seed 0 is searched
     dataset: str = "CiteULike"
-    # base model: BPR, NeuMF, LightGCN, NGCF or SGL
+    # base model, such as BPR, LightGCN, Caser; README lists them
     model: str = "BPR"
     # size of the representations; None: the student's, phi = 0.1
     dim: int | None = None
