@@ -438,10 +438,12 @@ class Run:
 
     def _write_ranks(self, epoch: int, ranks: dict[str, Tensor]) -> None:
         arrays = {part: values.numpy() for part, values in ranks.items()}
+        save = np.savez
         if self.split.candidates is None:  # else, there is one a user
             arrays |= {f"{part}_starts": getattr(self.split, part).starts for part in ranks}
+            save = np.savez_compressed  # many for a user, which weigh more in logs/ than all else
         with write_whole(self.folder.ranks) as file:
-            np.savez(file, **arrays, epoch=epoch, split_sha256=self.split.sha256)
+            save(file, **arrays, epoch=epoch, split_sha256=self.split.sha256)
 
     def _finish(self) -> None:
         """Say in the best checkpoint that training came to its end."""
