@@ -28,7 +28,7 @@ from Utils.evaluation import metrics
 from Utils.files import read_npz
 from Utils.run_folder import RunFolder
 from Utils.selection import Selection
-from Utils.split import FULL_RANKING, LEAVE_ONE_OUT, HeldOut
+from Utils.split import FULL_RANKING, LEAVE_ONE_OUT, HeldOut, protocol_of
 
 METRICS = LEAVE_ONE_OUT.metrics
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "experiments/LOG.md"]
@@ -95,13 +95,19 @@ def test_figures_are_kept_of_what_was_run(evidence):
 )
 def test_a_kept_run_is_consistent(run):
     """Its ranks and, where it is kept, its curve say what the summary says."""
+    protocol = protocol_of(run["split"])
+    ragged = protocol is not LEAVE_ONE_OUT
     if run["folder"].ranks.exists():
-        kept = read_npz(run["folder"].ranks, ["valid", "test", "epoch"])
+        starts = ["valid_starts", "test_starts"] if ragged else []
+        kept = read_npz(run["folder"].ranks, ["valid", "test", "epoch", *starts])
         assert kept["epoch"] == run["best_epoch"]
         for part in ("valid", "test"):
-            ranks = torch.from_numpy(kept[part])
-            found = metrics(ranks, HeldOut.one_each(kept[part]), LEAVE_ONE_OUT)
-            for name in METRICS if run["selection"] == "paper" else METRICS[:3]:
+            held_out = HeldOut.one_each(kept[part])
+            if ragged:
+                held_out = HeldOut(kept[f"{part}_starts"], kept[part])
+            found = metrics(torch.from_numpy(kept[part]), held_out, protocol)
+            every = protocol.metrics
+            for name in every if run["selection"] == "paper" else every[:3]:
                 assert found[name] == pytest.approx(run[part][name], abs=1e-6)
     if not run["folder"].curves.exists():
         assert run["seed"] != 0
@@ -109,8 +115,8 @@ def test_a_kept_run_is_consistent(run):
     columns = read_curves(run["folder"].curves)
     assert columns["epoch"].tolist() == list(range(run["epochs"]))
     patience = run["folder"].read_config()["settings"].get("patience")
-    selection = Selection(run["selection"], LEAVE_ONE_OUT, patience)
-    for epoch in range(run["epochs"]):
+    selection = Selection(run["selection"], protocol, patience)
+    for epoch in range(0, run["epochs"], protocol.every):
         assert not selection.stops
         selection.update(epoch, {name: values[epoch] for name, values in columns.items()})
     assert selection.stops or run["method"] == "SVD"  # one evaluation
