@@ -164,7 +164,6 @@ class Windows:
                 f"{split.dataset}: nobody has more than {T} items for training, of which {T} are "
                 f"targets (--num_targets); use fewer, or longer sequences"
             )
-        self.L, self.num_items = L, split.num_items
         whole, starts = _joined(split)
         whose = np.repeat(np.arange(split.num_users), number)
         back = np.repeat(np.cumsum(number), number) - np.arange(1, len(whose) + 1)  # 0 is the last
@@ -175,7 +174,7 @@ class Windows:
         ends = np.concatenate([ends, *before])
         places = ends[:, None] + np.arange(-L, 0)
         real = places >= starts[self.users][:, None]
-        self.items = np.where(real, whole[places * real], self.num_items)
+        self.items = np.where(real, whole[places * real], split.num_items)
         self.targets = whole[ends[: len(whose)][:, None] + np.arange(T)]
 
     def asked(self, split: Split) -> Asked:

@@ -114,7 +114,9 @@ class _FullRanking:
         }
 
     def ranks(self, model: nn.Module) -> dict[str, Tensor]:
-        factors = {part: model.encode_before(part) for part in ("valid", "test")}
+        valid = model.encode_before("valid")
+        test = model.encode_before("test") if model.in_order else valid
+        factors = {"valid": valid, "test": test}
         # made first: small tensors between large ones that come and go would have the heap grow
         found = {part: torch.empty_like(places) for part, places in self.places.items()}
         done = dict.fromkeys(found, 0)
