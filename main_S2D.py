@@ -9,6 +9,10 @@ The student's scores are inner products (BPR's), the teacher's are those of any 
 student starts from the best low-rank approximation of the teacher's scores. Then its softmax over
 all items learns, in the share 1 - w, the teacher's first K outside the training set, in the
 proportions softmax(t / tau) of their scores t, and in the share w the user's training items.
+
+    python main_S2D.py --dataset Toys --model Caser     # a student of sequences, as its teacher is
+
+There, windows of training take the place of users, and there is no spectral start.
 """
 
 from dataclasses import dataclass
@@ -16,7 +20,7 @@ from typing import ClassVar, Literal
 
 from experiments.script import Device, TeacherSettings, TrainingSettings, launch
 from experiments.teacher import load_teacher
-from Models import build_model
+from Models import MODELS, build_model
 from Models.distillers import S2D
 from Models.low_rank import spectral_start
 from Utils.dataset import UserSampler
@@ -42,7 +46,7 @@ class Settings(TrainingSettings, TeacherSettings):
     batch_size: int = 256  # users a step, each with the scores of all items
 
     from_zero: ClassVar[tuple[str, ...]] = (*TrainingSettings.from_zero, "num_samples")
-    shares: ClassVar[tuple[str, ...]] = ("w",)
+    shares: ClassVar[tuple[str, ...]] = (*TrainingSettings.shares, "w")
 
 
 # ---------------------------------------------------------------------------------------------
@@ -50,14 +54,15 @@ class Settings(TrainingSettings, TeacherSettings):
 
 def main(args: Settings, split: Split, device: Device) -> None:
     """Run the experiment."""
-    student = build_model("BPR", split, args.dim, args.seed).to(device)
+    base = args.model if MODELS[args.model].in_order else "BPR"
+    student = build_model(base, split, args.dim, args.seed).to(device)
     teacher = load_teacher(args, split, device)
     if args.start == "spectral":
         spectral_start(student, teacher)
     distiller = S2D(
         student, teacher, K=args.K, tau=args.tau, num_samples=args.num_samples, seed=args.seed
     )
-    sampler = UserSampler(split, args.batch_size, args.seed, device)
+    sampler = UserSampler(student.asked(split), args.batch_size, args.seed, device)
 
     with Run(args, split, student, distiller, teachers=[teacher]) as run:
         for epoch in run.epochs():

@@ -41,9 +41,17 @@ def require_factors(student: Recommender) -> tuple[Tensor, Tensor]:
     """Return the student's factors; raise ``UserError`` if its scores are no inner products."""
     factors = student.encode()
     if factors is None:
-        kind = type(student).__name__
-        raise UserError(f"--model {kind}: its scores are not inner products, as this needs them")
+        raise no_products(student)
     return factors
+
+
+def no_products(student: Recommender) -> UserError:
+    """Return the error for a student whose scores are no inner products."""
+    kind = type(student).__name__
+    return UserError(
+        f"--model {kind}: its scores are not inner products of factors of users and items, as this "
+        f"needs them; use another base model (S2D on sequences: --start random)"
+    )
 
 
 @torch.no_grad()

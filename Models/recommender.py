@@ -43,6 +43,10 @@ class Recommender(nn.Module, ABC):
         """
         return split
 
+    def learned(self, split: Split) -> Split | Asked:
+        """Return the items that whoever is asked for is to have on top: those of training."""
+        return split
+
     def begin_epoch(self, epoch: int) -> None:
         """Change what changes once an epoch, such as augmented views: nothing, for most.
 
@@ -100,6 +104,14 @@ class Recommender(nn.Module, ABC):
         To be read: what is written into them may be lost, for a model may compute them.
         """
         return None
+
+    def vectors(self, users: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Return ``(B, d)`` and ``(num_items, d)``, differentiably, if scores are their products.
+
+        Of whom the model is asked for, ``(B,)``, where ``encode`` is of all users of the split.
+        """
+        factors = self.encode()
+        return factors and (factors[0][users], factors[1])
 
     def encode_before(self, part: str) -> tuple[Tensor, Tensor] | None:
         """Return the same of users as they are before their items of ``part``, valid or test.

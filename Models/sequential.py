@@ -72,23 +72,31 @@ class SequentialModel(Recommender):
         """Return the windows of training, and all training items of the user of each."""
         return self.windows.asked(split)
 
+    def learned(self, split: Split) -> Asked:
+        """Return the windows of training, and the items that follow each."""
+        return self.windows.learned(split)
+
     def encode_windows(self, windows: Tensor) -> Tensor:
         """Return a vector for each of some windows: ``(B,) -> (B, width)``."""
         raise NotImplementedError
+
+    def vectors(self, users: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the vectors of some windows, and the items' they are multiplied with."""
+        each = [users] if torch.is_grad_enabled() else users.split(CHUNK)
+        return torch.cat(list(map(self.encode_windows, each))), self.output.weight[: self.num_items]
 
     def encode_before(self, part: str) -> tuple[Tensor, Tensor]:
         """Encode what came before everybody's items of a held-out part."""
         first = self.num_windows + self.num_users * (part == "test")
         windows = torch.arange(first, first + self.num_users, device=self.window_items.device)
-        vectors = torch.cat([self.encode_windows(each) for each in windows.split(CHUNK)])
-        return vectors, self.output.weight[: self.num_items]
+        return self.vectors(windows)
 
     def score(self, users: Tensor, items: Tensor) -> Tensor:
         """Return logits of pairs and of lists of items, as ``Recommender`` does, of windows."""
         if users.dim() > 1:
             self._refuse("lists of users for an item, for each is asked after a window")
         columns = items if items.dim() > 1 else items.unsqueeze(1)
-        vectors = self.encode_windows(users)
+        vectors, _ = self.vectors(users)
         if columns.shape[1] <= GATHERED:
             scores = (self.output(columns) @ vectors.unsqueeze(2)).squeeze(2)
         else:
@@ -97,7 +105,8 @@ class SequentialModel(Recommender):
 
     def score_all(self, users: Tensor) -> Tensor:
         """Return the scores of all items after some windows: ``(B,) -> (B, num_items)``."""
-        return self.encode_windows(users) @ self.output.weight[: self.num_items].T
+        vectors, items = self.vectors(users)
+        return vectors @ items.T
 
     def loss(self, batch: Sequences) -> Tensor:
         """Return binary cross-entropy of targets and negatives, summed over windows: ``()``."""

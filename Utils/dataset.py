@@ -43,6 +43,19 @@ class Sequences(NamedTuple):
     others: Tensor
 
 
+class Asked(NamedTuple):
+    """Who is asked for items, and what each has had: windows, in the place of a split's users.
+
+    ``train_users``, ``train_items``: (n,) int64, window by window: all that its user trained on.
+    """
+
+    dataset: str
+    train_users: np.ndarray
+    train_items: np.ndarray
+    num_users: int
+    num_items: int
+
+
 Batch = Pairs | Users | Items | Sequences
 
 
@@ -80,7 +93,7 @@ class UserSampler:
     batch: ClassVar[type] = Users
 
     def __init__(
-        self, split: Split, batch_size: int, seed: int, device: torch.device | str
+        self, split: Split | Asked, batch_size: int, seed: int, device: torch.device | str
     ) -> None:
         (self.kind,) = self.batch._fields
         self.count, self.batch_size = getattr(split, f"num_{self.kind}"), batch_size
@@ -116,19 +129,6 @@ class WholeSampler:
     def epoch(self, epoch: int) -> Iterator[Whole]:
         """Yield the one batch."""
         yield Whole()
-
-
-class Asked(NamedTuple):
-    """Who is asked for items, and what each has had: windows, in the place of a split's users.
-
-    ``train_users``, ``train_items``: (n,) int64, window by window: all that its user trained on.
-    """
-
-    dataset: str
-    train_users: np.ndarray
-    train_items: np.ndarray
-    num_users: int
-    num_items: int
 
 
 class Windows:
@@ -186,6 +186,12 @@ class Windows:
         items = split.train_items[np.repeat(starts[whose], number) + shift]
         windows = np.repeat(np.arange(len(whose)), number)
         return Asked(split.dataset, windows, items, len(whose), split.num_items)
+
+    def learned(self, split: Split) -> Asked:
+        """Return the windows of training, each with its targets."""
+        number, width = self.targets.shape
+        windows = np.repeat(np.arange(number), width)
+        return Asked(split.dataset, windows, self.targets.ravel(), number, split.num_items)
 
 
 def _joined(split: Split) -> tuple[np.ndarray, np.ndarray]:
@@ -263,7 +269,7 @@ class Negatives:
 class TrainingItems:
     """Each user's training items, to be looked up a few users at a time."""
 
-    def __init__(self, split: Split, device: torch.device | str) -> None:
+    def __init__(self, split: Split | Asked, device: torch.device | str) -> None:
         users, items = (
             torch.from_numpy(ids).to(device) for ids in (split.train_users, split.train_items)
         )

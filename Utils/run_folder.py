@@ -47,7 +47,7 @@ class RunFolder:
         """Return the folder of the run that a script's settings describe."""
         named = f"{args.method}-{args.name}" if args.name else args.method
         model = f"{args.model}-d{args.dim}"
-        path = Path(args.dataset, model, named, split_name(args.split, args.seed))
+        path = Path(args.dataset, model, named, split_name(args.split, args.seed, args.held_out))
         return cls("logs" / path, "checkpoints" / path)
 
     @classmethod

@@ -16,7 +16,15 @@ from tqdm import tqdm
 from Utils.errors import UserError, warn
 from Utils.files import write_whole
 from Utils.interactions import Interactions, read_sequences, read_users_dat
-from Utils.split import Split, by_share, by_time, leave_one_out, read_published_split
+from Utils.split import (
+    SHARES,
+    Split,
+    by_share,
+    by_time,
+    leave_one_out,
+    name_of_shares,
+    read_published_split,
+)
 from Utils.synthetic import synthetic_pairs
 
 
@@ -70,17 +78,34 @@ DATASETS = (*SOURCES, SYNTHETIC)
 DRAWS = {"seed": leave_one_out, "share": by_share, "time": by_time}  # --split -> how it is drawn
 
 
-def split_name(split: str, seed: int) -> str:
+Shares = tuple[float | None, float | None]  # for validation and test; None: the usual one
+
+
+def split_name(split: str, seed: int, shares: Shares = (None, None)) -> str:
     """Return what a split is called in folders: ``seed0``, ``share0``, ``published``.
 
     On the published split and by time, seeds are of training: another than 0 gives ``time-seed1``.
     """
-    if split in ("published", "time"):
-        return f"{split}-seed{seed}" if seed else split
-    return f"{split}{seed}"
+    if shares != (None, None) and split not in SHARES:
+        raise UserError(
+            f"--split {split}: has no shares; leave --valid_share and --test_share out, or use "
+            f"--split share or time"
+        )
+    drawn = split in ("seed", "share")
+    number = str(seed) if drawn else ""
+    named = f"{split}{number}"
+    if split in SHARES:
+        named = name_of_shares(split, number, *_shares(split, shares))
+    return f"{named}-seed{seed}" if seed and not drawn else named
 
 
-def load_split(dataset: str, split: str, seed: int, data_dir: str) -> Split:
+def _shares(split: str, given: Shares) -> list[float]:
+    return [usual if one is None else one for one, usual in zip(given, SHARES[split], strict=True)]
+
+
+def load_split(
+    dataset: str, split: str, seed: int, data_dir: str, shares: Shares = (None, None)
+) -> Split:
     """Return a data set's split, making or downloading what is not in ``data_dir`` yet.
 
     Parameters
@@ -89,6 +114,7 @@ def load_split(dataset: str, split: str, seed: int, data_dir: str) -> Split:
     split : ``"seed"`` or ``"share"`` for our own split of this seed, by leave-one-out or by shares,
         kept as ``split_<name>.npz`` beside the raw file; ``"time"``: the last ones of each user;
         ``"published"`` for the authors' own, read from ``published_split0.npz``.
+    shares : of a user's items, for ``share`` and ``time``.
     """
     if split == "time":
         if dataset not in IN_ORDER:
@@ -97,6 +123,7 @@ def load_split(dataset: str, split: str, seed: int, data_dir: str) -> Split:
                 f"{', '.join(IN_ORDER)} are"
             )
         seed = 0  # nothing is drawn
+    name = split_name(split, seed, shares)
     folder = Path(data_dir) / dataset
     if split == "published":
         path = folder / "published_split0.npz"
@@ -106,14 +133,15 @@ def load_split(dataset: str, split: str, seed: int, data_dir: str) -> Split:
             )
         return read_published_split(path, dataset)
     interactions = load_interactions(dataset, data_dir)
-    path = folder / f"split_{split_name(split, seed)}.npz"
+    path = folder / f"split_{name}.npz"
     if path.exists():
         kept = Split.load(path)
         found = (kept.dataset, kept.name, kept.source_sha256)
-        if found != (dataset, split_name(split, seed), interactions.sha256):
+        if found != (dataset, name, interactions.sha256):
             raise UserError(f"{path}: of another raw file or seed; delete it to make it anew")
         return kept
-    made = DRAWS[split](interactions, seed, dataset)
+    parts = _shares(split, shares) if split in SHARES else []
+    made = DRAWS[split](interactions, seed, dataset, *parts)
     try:
         made.save(path)
     except UserError as error:  # the same split can be drawn again at any time

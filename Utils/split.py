@@ -18,8 +18,8 @@ from Utils.interactions import Interactions
 from Utils.seeding import numpy_generator
 
 NUM_CANDIDATES = 499  # unobserved items ranked with each held-out one; DE-RRD paper, section 5.1
-SHARE = 0.2  # of a user's items, held out for validation and as many for the test
-LATEST = {"test": 0.2, "valid": 0.1}  # of a user's items, by time
+# of a user's items, those held out for validation and for the test
+SHARES = {"share": (0.2, 0.2), "time": (0.1, 0.2)}
 FORMAT = "recdistill split 1"
 
 
@@ -312,8 +312,31 @@ def leave_one_out(interactions: Interactions, seed: int, dataset: str = "data") 
     )
 
 
-def by_share(interactions: Interactions, seed: int, dataset: str = "data") -> Split:
-    """Hold out a fifth of each user's items for the test and a fifth for validation, rounded down.
+def name_of_shares(kind: str, number: str, valid: float, test: float) -> str:
+    """Return what a split by shares is called: ``share0``; ``time-15-15`` with unusual shares.
+
+    Raises
+    ------
+    UserError
+        If the shares leave nothing for one of the parts.
+    """
+    if not (valid > 0 and test > 0 and valid + test < 1):
+        raise UserError(
+            f"--valid_share {valid:g} --test_share {test:g}: leave nothing for one of validation, "
+            f"test and training; use shares like {' and '.join(map(str, SHARES[kind]))}"
+        )
+    unusual = f"-{100 * valid:g}-{100 * test:g}" * ((valid, test) != SHARES[kind])
+    return f"{kind}{number}{unusual}"
+
+
+def by_share(
+    interactions: Interactions,
+    seed: int,
+    dataset: str = "data",
+    valid: float = 0.2,
+    test: float = 0.2,
+) -> Split:
+    """Hold out a share of each user's items for the test and one for validation, rounded down.
 
     Which, a generator of this seed decides. Held-out items that nobody trains on are dropped, and
     a user who is left without an item in one of the two parts is not measured (as in HetComp's
@@ -322,21 +345,30 @@ def by_share(interactions: Interactions, seed: int, dataset: str = "data") -> Sp
     Raises
     ------
     UserError
-        If nobody has an item in both parts.
+        If nobody has an item in both parts, or if the shares are none.
     """
+    name = name_of_shares("share", str(seed), valid, test)
     users = interactions.users
     counts = np.bincount(users, minlength=len(interactions.user_ids))
     chance = numpy_generator(seed, "split by shares").random(len(users))
     order = np.lexsort((chance, users))  # each user's pairs shuffled, users in order
     place = np.empty_like(order)
     place[order] = np.arange(len(users)) - np.repeat(np.cumsum(counts) - counts, counts)
-    share = (counts * SHARE).astype(np.int64)[users]  # how many of the user's are held out
-    parts = {"test": place < share, "valid": (place >= share) & (place < 2 * share)}
-    return _hold_out(interactions, parts, dataset, f"share{seed}")
+    # how many of the user's are held out
+    last, both = ((counts * share).astype(np.int64) for share in (test, valid))
+    last, both = last[users], (last + both)[users]
+    parts = {"test": place < last, "valid": (place >= last) & (place < both)}
+    return _hold_out(interactions, parts, dataset, name)
 
 
-def by_time(interactions: Interactions, seed: int = 0, dataset: str = "data") -> Split:
-    """Hold out the last fifth of each user's items for the test, and the tenth before it.
+def by_time(
+    interactions: Interactions,
+    seed: int = 0,
+    dataset: str = "data",
+    valid: float = 0.1,
+    test: float = 0.2,
+) -> Split:
+    """Hold out the last share of each user's items for the test, and the share before it.
 
     Rounded down, but one at least of each; nothing is drawn. So a user's training items come before
     those for validation, and these before the test's. Held-out items that nobody trains on are
@@ -347,15 +379,15 @@ def by_time(interactions: Interactions, seed: int = 0, dataset: str = "data") ->
     Raises
     ------
     UserError
-        If nobody has an item in both held-out parts.
+        If nobody has an item in both held-out parts, or if the shares are none.
     """
+    name = name_of_shares("time", "", valid, test)
     users = interactions.users
     counts = np.bincount(users, minlength=len(interactions.user_ids))
     left = np.repeat(np.cumsum(counts), counts) - np.arange(len(users))  # 1 for a user's last one
-    late = {part: np.maximum((counts * LATEST[part]).astype(int), 1)[users] for part in LATEST}
-    parts = {"test": left <= late["test"]}
-    parts["valid"] = ~parts["test"] & (left <= late["test"] + late["valid"])
-    return _hold_out(interactions, parts, dataset, "time")
+    last, before = (np.maximum((counts * share).astype(int), 1)[users] for share in (test, valid))
+    parts = {"test": left <= last, "valid": (left > last) & (left <= last + before)}
+    return _hold_out(interactions, parts, dataset, name)
 
 
 def _hold_out(

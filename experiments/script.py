@@ -25,6 +25,8 @@ Main = Callable[[Any, Split, Device], None]
 class ScriptSettings(RunSettings):
     """On what a script runs, and which epoch it reports."""
 
+    shares: ClassVar[tuple[str, ...]] = ("valid_share", "test_share")
+
     # data set: CiteULike, Foursquare or synthetic, which is built in; of sequences,
     # AmazonVideoGames, Toys or Beauty
     dataset: str = "CiteULike"
@@ -32,12 +34,21 @@ class ScriptSettings(RunSettings):
     # among all; time: 70/10/20 of each user's items in their order, the default of sequences;
     # published: the one that the DE-RRD authors published (CiteULike only)
     split: Literal["seed", "share", "published", "time"] = "seed"
+    # share and time: of a user's items, those for validation; None: 0.2, by time 0.1
+    valid_share: float | None = None
+    # share and time: of a user's items, those for the test; None: 0.2
+    test_share: float | None = None
     # of the split, the first weights, the batches and all else that is drawn
     seed: int = 0
     # base model of teacher and student, such as BPR, NeuMF, LightGCN; README lists them
     model: str = "BPR"
     # paper: best validation H@5 (share: R@50); published_code: an epoch for each of H@5, H@10, H@20
     selection: Literal["paper", "published_code"] = "paper"
+
+    @property
+    def held_out(self) -> tuple[float | None, float | None]:
+        """The shares for validation and test, as ``load_split`` takes them."""
+        return self.valid_share, self.test_share
 
 
 @dataclass
@@ -63,7 +74,7 @@ class TrainingSettings(ScriptSettings):
 class ModelSettings(TrainingSettings):
     """What base models have beside their size; None leaves it to the model."""
 
-    shares: ClassVar[tuple[str, ...]] = ("dropout", "beta_KL")
+    shares: ClassVar[tuple[str, ...]] = (*TrainingSettings.shares, "dropout", "beta_KL")
 
     # hidden layers of NeuMF, each half as wide as the one before; layers L of the graph models;
     # blocks of SASRec
@@ -158,7 +169,7 @@ def start(main: Main, kind: type, given: dict[str, Any]) -> None:
     args, said = resolve(kind, given)
     print(said)
     device = use_device(args)
-    split = load_split(args.dataset, args.split, args.seed, args.data_dir)
+    split = load_split(args.dataset, args.split, args.seed, args.data_dir, args.held_out)
     require_known("--selection", args.selection, split.protocol.rules)
     _require_use(args, given)
     if not is_finished(args, split):

@@ -21,7 +21,8 @@ from Utils.split import Split
 KINDS = {"MF": "BPR", "ML": "CML", "DL": "NeuMF", "GNN": "LightGCN", "AE": "MultVAE"}
 KINDS |= {"I-AE": "ItemVAE"}
 NAMED = (*KINDS, *MODELS)
-SHARED = ("dataset", "split", "seed", "model", "selection", "data_dir", "device", "threads")
+SHARED = ("dataset", "split", "valid_share", "test_share", "seed", "model", "selection")
+SHARED += ("data_dir", "device", "threads")
 
 
 def load_teacher(args: Any, split: Split, device: torch.device) -> TrainedTeacher:
@@ -213,7 +214,7 @@ def trained_run(method: str, given: dict[str, Any], split: Split, role: str = "t
     script = load_script(method)
     wanted = resolve(script.Settings, given)[0]
     folder = RunFolder.of(wanted)
-    flags = [f"--{name}={value}" for name, value in given.items()]
+    flags = [f"--{name}={value}" for name, value in given.items() if value is not None]
     command = ["python", f"main_{method}.py", *flags]
     if folder.config.exists():
         found = differences(folder.read_config()["settings"], wanted)

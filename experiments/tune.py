@@ -46,6 +46,7 @@ from Utils.run_folder import RunFolder, read_summary
 from Utils.seeding import numpy_generator
 from Utils.settings import launch
 from Utils.sources import load_split
+from Utils.split import protocol_of
 
 LOGS = ROOT / "experiments/tuning"
 SCRATCH = Path("tuning")  # where the runs leave their logs and checkpoints; not kept
@@ -80,10 +81,14 @@ class Settings:
 
 
 class Trial(NamedTuple):
-    """A run of the search. ``valid_H5`` is nan if it failed, for example because it diverged."""
+    """A run of the search.
+
+    ``valid`` is its best value of what selects the weights on its split, such as H@5, on the
+    validation set; nan if it failed, for example because it diverged.
+    """
 
     settings: str
-    valid_H5: float
+    valid: float
     best_epoch: int
     epochs: int
     seconds: int
@@ -124,7 +129,7 @@ def add_trials(path: Path, *trials: Trial) -> None:
 
 def _rank(trial: Trial) -> tuple[bool, float]:
     """Sort the best first, and what failed last."""
-    return isnan(trial.valid_H5), -trial.valid_H5
+    return isnan(trial.valid), -trial.valid
 
 
 def run_trial(settings: str, command: list[str], folder: Path) -> Trial:
@@ -159,8 +164,8 @@ def _from_anywhere(settings: str) -> str:
 
 def _trial(settings: str, summary: dict[str, Any]) -> Trial:
     seconds = round(summary["train_seconds"] + summary["eval_seconds"])
-    valid_H5 = summary["valid"]["H@5"]
-    return Trial(settings, valid_H5, summary["best_epoch"], summary["epochs"], seconds)
+    valid = summary["valid"][protocol_of(summary["split"]).selecting]
+    return Trial(settings, valid, summary["best_epoch"], summary["epochs"], seconds)
 
 
 def kept_trial(args: Settings, point: str) -> Trial | None:
@@ -206,7 +211,7 @@ def search(args: Settings, todo: list[str], log: Path) -> list[UserError]:
     command += [f"--dataset={args.dataset}", f"--model={args.model}", f"--dim={first.dim}"]
     command += [f"--data_dir={args.data_dir.resolve()}"]
     if hasattr(first, "teacher") and not first.teachers:
-        split = load_split(args.dataset, first.split, first.seed, first.data_dir)
+        split = load_split(args.dataset, first.split, first.seed, first.data_dir, first.held_out)
         command.append(f"--teacher={own_teacher(first, split).resolve()}")
     failures = []
     scratch = SCRATCH / log.stem
@@ -223,7 +228,7 @@ def search(args: Settings, todo: list[str], log: Path) -> list[UserError]:
                 try:
                     trial = run.result()
                     add_trials(log, trial)
-                    tqdm.write(f"valid H@5 {trial.valid_H5:.4f}  {trial.settings}")
+                    tqdm.write(f"valid {trial.valid:.4f}  {trial.settings}")
                 except UserError as error:
                     failures.append(error)
                     tqdm.write(f"failed: {error}")
@@ -243,7 +248,7 @@ def best_row(args: Settings, dim: int, trials: list[Trial], log: Path) -> Row:
         If no run came to its end.
     """
     best = min(trials, key=_rank, default=None)
-    if best is None or isnan(best.valid_H5):
+    if best is None or isnan(best.valid):
         raise UserError(f"{log}: no run came to its end, so there is no best one")
     kind = load_script(args.method).Settings
     settings = " ".join(p for p in best.settings.split() if p.partition("=")[0] in tuned(kind))

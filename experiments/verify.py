@@ -74,7 +74,8 @@ def main(args: Settings) -> None:
         kind = load_script(method).Settings
         usual, teacher = resolve(kind, {"data_dir": args.data_dir, "threads": 1})[0], None
         if hasattr(usual, "teacher"):
-            split = load_split(usual.dataset, usual.split, usual.seed, usual.data_dir)
+            where = usual.dataset, usual.split, usual.seed, usual.data_dir
+            split = load_split(*where, usual.held_out)
             teacher = own_teacher(usual, split)
         for dim in [usual.dim] if teacher else SIZES[usual.model].values():
             said = compare(args, method, dim, teacher)

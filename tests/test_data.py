@@ -16,7 +16,7 @@ from Utils import sources
 from Utils.errors import UserError
 from Utils.files import sha256_of
 from Utils.interactions import Interactions, read_users_dat
-from Utils.sources import SOURCES, download, load_split
+from Utils.sources import SOURCES, download, load_split, split_name
 from Utils.split import (
     NUM_CANDIDATES,
     HeldOut,
@@ -302,8 +302,9 @@ def test_what_the_protocol_does_not_have_is_refused(split):
 
 @settings(max_examples=40, deadline=None)
 @given(st.data())
-def test_shares_are_a_fifth_of_each_users_items(data):
+def test_shares_are_of_each_users_items(data):
     """Training and held-out parts are the pairs, but for what nobody trains on."""
+    share = {part: data.draw(st.sampled_from([0.1, 0.2, 0.4]), part) for part in ("valid", "test")}
     pairs = {(0, item) for item in range(5)}  # so that somebody is measured
     for user in range(data.draw(st.integers(1, 6), "users")):
         items = data.draw(st.sets(st.integers(0, 40), min_size=1, max_size=30), f"user {user}")
@@ -311,7 +312,7 @@ def test_shares_are_a_fifth_of_each_users_items(data):
     seed = data.draw(st.integers(0, 1000), "seed")
     interactions = _interactions([*pairs], 41)
     try:
-        split = by_share(interactions, seed)
+        split = by_share(interactions, seed, **share)
     except UserError:  # all that was held out, nobody trains on
         return
     trained = list(zip(split.train_users.tolist(), split.train_items.tolist(), strict=True))
@@ -325,9 +326,10 @@ def test_shares_are_a_fifth_of_each_users_items(data):
     known = {item for _, item in trained}
     for user in range(split.num_users):
         count = sum(u == user for u, _ in pairs)
-        assert sum(u == user for u, _ in trained) == count - 2 * int(0.2 * count)
+        drawn = {part: int(share[part] * count) for part in share}
+        assert sum(u == user for u, _ in trained) == count - sum(drawn.values())
         mine = [sum(u == user for u, _ in held_out[name]) for name in held_out]
-        assert max(mine) <= int(0.2 * count)
+        assert all(kept <= drawn[name] for kept, name in zip(mine, held_out, strict=True))
         assert (mine[0] == 0) == (mine[1] == 0)
     assert {item for name in held_out for _, item in held_out[name]} <= known
     assert list(split.train_users) == sorted(split.train_users)
@@ -341,6 +343,20 @@ def test_shares_are_drawn_uniformly_by_the_seed():
         drawn = np.concatenate([getattr(split, part).items for split in made])
         assert len(drawn) == 3 * 400 * 2
         assert chisquare(np.bincount(drawn, minlength=10)).pvalue > 1e-4
+
+
+def test_unusual_shares_are_in_a_splits_name_and_impossible_ones_refused(tmp_path):
+    assert split_name("share", 3, (None, 0.25)) == "share3-20-25"
+    assert split_name("time", 2, (0.1, 0.2)) == "time-seed2"  # the usual ones
+    made = load_split("synthetic", "share", 3, str(tmp_path), (0.05, 0.125))
+    assert made.name == "share3-5-12.5"
+    assert (tmp_path / "synthetic/split_share3-5-12.5.npz").exists()
+    assert load_split("synthetic", "share", 3, str(tmp_path), (0.05, 0.125)).sha256 == made.sha256
+    for shares in ((0.5, 0.5), (0.0, 0.2)):
+        with pytest.raises(UserError, match="leave nothing for one of validation, test and"):
+            load_split("synthetic", "share", 3, str(tmp_path), shares)
+    with pytest.raises(UserError, match="--split seed: has no shares; leave --valid_share"):
+        load_split("synthetic", "seed", 3, str(tmp_path), (None, 0.2))
 
 
 def test_shares_of_lists_that_are_too_short_are_refused():

@@ -410,6 +410,8 @@ def test_a_number_out_of_range_is_refused_at_once(script):
             "dropout",
             "beta_KL",
             "keep_states",
+            "valid_share",
+            "test_share",
         )
         from_zero |= name.startswith("lmbda")
         from_zero |= (script, name) in ((main_S2D, "num_samples"), (main_DGKD, "num_dropped"))

@@ -146,6 +146,8 @@ OTHER_VALUES = {  # another value for each setting that changes what is learned
 ELSEWHERE = {  # settings whose effect is tested by another test of this file
     "dataset": "test_data_and_split_are_taken_from_the_settings",
     "split": "test_data_and_split_are_taken_from_the_settings",
+    "valid_share": "test_data_and_split_are_taken_from_the_settings",
+    "test_share": "test_data_and_split_are_taken_from_the_settings",
     "data_dir": "test_data_and_split_are_taken_from_the_settings",
     "selection": "test_the_published_rule_mixes_epochs_and_says_so",
     "model": "test_the_model_is_taken_from_the_settings",
@@ -191,17 +193,18 @@ def test_data_and_split_are_taken_from_the_settings(workdir, monkeypatch):
     load = "experiments.script.load_split"
     monkeypatch.setattr(load, lambda *args: asked.append(args) or 1 / 0)
     elsewhere = {"split": "published", "seed": 3, "data_dir": "elsewhere"}
-    for given in ({}, {"split": "share", "seed": 1}, elsewhere | {"dataset": "CiteULike"}):
+    shares = {"split": "share", "seed": 1, "valid_share": 0.1, "test_share": 0.3}
+    for given in ({}, shares, elsewhere | {"dataset": "CiteULike"}):
         with pytest.raises(ZeroDivisionError):
             train(**given)
     monkeypatch.setenv("RECDISTILL_DATA", "from the environment")
     with pytest.raises(ZeroDivisionError):
         train()
     assert asked == [
-        ("synthetic", "seed", 0, "datasets"),
-        ("synthetic", "share", 1, "datasets"),
-        ("CiteULike", "published", 3, "elsewhere"),
-        ("synthetic", "seed", 0, "from the environment"),
+        ("synthetic", "seed", 0, "datasets", (None, None)),
+        ("synthetic", "share", 1, "datasets", (0.1, 0.3)),
+        ("CiteULike", "published", 3, "elsewhere", (None, None)),
+        ("synthetic", "seed", 0, "from the environment", (None, None)),
     ]
 
 

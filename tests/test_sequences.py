@@ -19,11 +19,13 @@ import main_IRRRD
 import main_no_KD
 import main_RCEKD
 import main_RD
+import main_S2D
 import main_UnKD
 import main_URRD
 from Models import build_model
-from Models.teacher import top_lists
-from Utils.dataset import SequenceSampler, Windows
+from Models.distillers import S2D
+from Models.teacher import TrainedTeacher, top_lists
+from Utils.dataset import SequenceSampler, Users, Windows
 from Utils.errors import UserError
 from Utils.evaluation import Evaluator
 from Utils.interactions import Interactions, read_sequences
@@ -123,6 +125,10 @@ def test_the_last_ones_are_held_out():
     assert parts["valid"] == [[], [3], [0], [0, 1]]
     assert parts["test"] == [[], [2], [1], [2, 3, 4, 5, 6]]
     assert found.name == "time"
+    other = by_time(interactions(list(range(8)), list(range(32))), valid=0.25, test=0.5)
+    assert other.name == "time-25-50"
+    assert other.train_items.tolist() == [0, 1, *range(8)]
+    assert [other.valid.items.tolist(), other.test.items.tolist()] == [[2, 3], [4, 5, 6, 7]]
     with pytest.raises(UserError, match="nobody is left"):
         by_time(interactions([0, 1, 2], [3, 4, 5]))
 
@@ -463,6 +469,26 @@ def test_lists_of_windows_are_those_of_a_dense_sort(small):
         assert mine.tolist() == scores.argsort(descending=True)[:7].tolist()
 
 
+@pytest.mark.parametrize("name", ["Caser", "SASRec"])
+def test_s2d_of_windows_is_a_softmax_over_all_items(name, small, tmp_path):
+    (tmp_path / "best.pt").touch()  # whose hash a teacher has
+    teacher = TrainedTeacher(model_of(name, small, length=4), small, tmp_path / "best.pt")
+    student = model_of(name, small, length=4).eval()  # without dropout
+    windows = torch.tensor([0, 3, len(student.windows.targets) - 1])
+    found = S2D(student, teacher, K=6, tau=2.0).losses(Users(windows))
+    hard = soft = 0.0
+    for window in windows.tolist():
+        log_p = student.score_all(torch.tensor([window])).squeeze().log_softmax(dim=0)
+        targets = student.windows.targets[window].tolist()
+        hard -= sum(log_p[item] for item in targets) / len(targets)
+        scores = teacher.score_all(torch.tensor([window])).squeeze()
+        user = student.window_users[window].item()
+        scores[small.train_items[small.train_users == user]] = -torch.inf
+        values, items = scores.topk(6)
+        soft -= ((values / 2.0).softmax(dim=0) * log_p[items]).sum()
+    torch.testing.assert_close(found, (hard, soft))
+
+
 @pytest.fixture
 def taught(data) -> dict[str, object]:
     """The settings of a small student of Caser, and of a teacher that is trained."""
@@ -483,6 +509,8 @@ def taught(data) -> dict[str, object]:
         (main_RCEKD, {"K": 5, "L": 5, "pool": 20}),
         (main_UnKD, {"pool": 20}),
         (main_CLDRD, {}),
+        (main_S2D, {"K": 5, "start": "random"}),
+        (main_S2D, {"K": 5, "start": "random", "num_samples": 10}),
     ],
 )
 def test_methods_of_lists_learn_after_sequences(script, options, taught, monkeypatch):

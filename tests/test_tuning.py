@@ -58,7 +58,7 @@ def test_a_row_that_was_searched_is_the_best_of_its_search(row):
         trials = read_trials(ROOT / path)
         assert len(trials) == int(count)
         assert path.endswith(f"/{row.dataset}-{row.model}-{row.method}-d{row.dim}.csv")
-        best = max(trials, key=lambda trial: (trial.valid_H5 == trial.valid_H5, trial.valid_H5))
+        best = max(trials, key=lambda trial: (trial.valid == trial.valid, trial.valid))
         kind = load_script(row.method).Settings
         tuned, tried = parse(row.settings, kind), parse(best.settings, kind)
         assert tuned.items() >= {k: v for k, v in tried.items() if k in tuned}.items()
@@ -126,11 +126,11 @@ def test_a_search_trains_each_combination_once_and_fills_the_table(searched, cap
     assert [trial.settings for trial in trials] == [
         f"lr={lr} reg=0.001 batch_size=1024 max_epoch=2" for lr in (0.02, 0.001)
     ]
-    assert trials[0].valid_H5 > trials[1].valid_H5
+    assert trials[0].valid > trials[1].valid
     for trial in trials:  # validation, not test
         folder = searched / "tuning" / log.stem / trial.settings.replace(" ", "_")
         summary = json.loads(next(folder.rglob("summary.json")).read_text())
-        assert trial.valid_H5 == summary["valid"]["H@5"] != summary["test"]["H@5"]
+        assert trial.valid == summary["valid"]["H@5"] != summary["test"]["H@5"]
         assert trial.epochs == 2
     (row,) = (row for row in settings.read_table() if row.dim == 8)
     assert row[:4] == ("synthetic", "BPR", "no_KD", 8)
@@ -141,6 +141,16 @@ def test_a_search_trains_each_combination_once_and_fills_the_table(searched, cap
     assert "2 of 3 runs are in" in capfd.readouterr().out
     assert len(read_trials(log)) == 3
     assert len(settings.read_table()) == 3  # replaced
+
+
+def test_a_search_by_shares_looks_at_their_metric(searched):
+    args = tune.Settings(
+        "no_KD", ("lr=0.02",), ("max_epoch=1", "split=share"), dataset="synthetic", dim=8
+    )
+    tune.main(args)
+    (trial,) = read_trials(searched / "tuning_logs/synthetic-BPR-no_KD-d8.csv")
+    summary = json.loads(next(searched.rglob("share0/summary.json")).read_text())
+    assert trial.valid == summary["valid"]["R@50"]
 
 
 def test_a_search_takes_what_logs_holds_and_keeps_what_another_search_adds(
@@ -165,7 +175,7 @@ def test_a_search_takes_what_logs_holds_and_keeps_what_another_search_adds(
     kept, *others = read_trials(log)
     assert kept.settings == "lr=0.02 reg=0.001 batch_size=1024 max_epoch=1"
     summary = json.loads(next(searched.glob("logs/**/seed0/summary.json")).read_text())
-    assert kept.valid_H5 == summary["valid"]["H@5"]
+    assert kept.valid == summary["valid"]["H@5"]
     assert {trial.settings for trial in others} == {*trained, "of another search"}
 
 
@@ -187,7 +197,7 @@ def test_a_search_trains_the_teacher_first_and_survives_runs_that_fail(
         usual = "K=5 T=3.0 T1=1.0 T2=0.0 pool=500 refresh=10"
         usual += " lr=0.01 reg=0.0 batch_size=512 max_epoch=1"
         assert trial.settings == f"lmbda_CD={lmbda} {usual}"
-    assert not diverged.valid_H5 > 0
+    assert not diverged.valid > 0
     failed = [line for line in capfd.readouterr().out.splitlines() if line.startswith("failed: ")]
     assert len(failed) == 2
     assert all("600" in line for line in failed)

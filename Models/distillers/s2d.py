@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from Models.distillers.distiller import Distiller
-from Models.low_rank import require_factors
+from Models.distillers.distiller import Distiller, both_asked
+from Models.low_rank import no_products
 from Models.recommender import Recommender
 from Models.softmax import log_normalizer
 from Models.teacher import Teacher
@@ -19,7 +19,8 @@ class S2D(Distiller):
 
     With p a user's softmax over all items, the soft loss is the cross-entropy of p with
     ``softmax(t / tau)`` over the teacher's first K outside the training set, t its scores, and the
-    hard loss is the mean of ``-log p`` over the user's training items, 0 if there are none.
+    hard loss is the mean of ``-log p`` over the user's training items, 0 if there are none. Of
+    models of sequences, windows take the place of users, and what follows that of training items.
 
     Parameters
     ----------
@@ -47,13 +48,15 @@ class S2D(Distiller):
         **draws: Any,
     ) -> None:
         super().__init__(**draws)
-        require_factors(student)
-        self.score, self.encode = student.score, student.encode
+        asked = both_asked(student, teacher)
+        if student.vectors(torch.zeros(1, dtype=torch.int64, device=teacher.device)) is None:
+            raise no_products(student)
+        self.score, self.vectors = student.score, student.vectors
         self.num_samples = num_samples
         self.top = teacher.top_items(K)
-        users = torch.arange(student.num_users, device=self.top.device)
+        users = torch.arange(asked.num_users, device=self.top.device)
         self.targets = (teacher.score(users, self.top) / tau).softmax(dim=1)  # (num_users, K)
-        self.seen = TrainingItems(teacher.split, self.top.device)
+        self.learned = TrainingItems(student.learned(teacher.split), self.top.device)
 
     def begin_epoch(self, epoch: int) -> None:
         """Begin this epoch's draws."""
@@ -66,18 +69,18 @@ class S2D(Distiller):
     def losses(self, batch: Users) -> tuple[Tensor, Tensor]:
         """Return the hard and the soft loss, each summed over the batch's users."""
         users = batch.users
-        all_users, all_items = self.encode()
-        mine, real = self.seen.of(users)  # (B, longest)
+        rows, items = self.vectors(users)
+        mine, real = self.learned.of(users)  # (B, longest)
         counts = real.sum(dim=1, keepdim=True)
         known = torch.cat([self.top[users], mine], dim=1)
         scores = self.score(users, known)
         soft, hard = scores.tensor_split([self.top.shape[1]], dim=1)
         if self.num_samples:
-            others = self._sampled_others(all_users[users], all_items, known)
+            others = self._sampled_others(rows, items, known)
             each = [soft, hard.masked_fill(~real, -torch.inf), others]
             log_z = torch.cat(each, dim=1).logsumexp(dim=1)
         else:
-            log_z = log_normalizer(all_users[users], all_items)
+            log_z = log_normalizer(rows, items)
         hard = log_z * (counts > 0).squeeze(1) - (hard * real / counts.clamp_min(1)).sum(dim=1)
         soft = log_z - (soft * self.targets[users]).sum(dim=1)
         return hard.sum(), soft.sum()
