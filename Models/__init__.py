@@ -12,6 +12,7 @@ from Models.ials import iALS
 from Models.lightgcn import LightGCN
 from Models.neumf import NeuMF
 from Models.ngcf import NGCF
+from Models.popularity import Popularity
 from Models.recommender import Recommender
 from Models.sasrec import SASRec
 from Models.sgl import SGL
@@ -20,7 +21,7 @@ from Utils.optimizer import require_memory
 from Utils.seeding import torch_generator
 from Utils.split import Split
 
-EVERY = (BPR, NeuMF, LightGCN, NGCF, SGL, CML, MultVAE, ItemVAE, iALS, Caser, SASRec)
+EVERY = (BPR, NeuMF, LightGCN, NGCF, SGL, CML, MultVAE, ItemVAE, iALS, Popularity, Caser, SASRec)
 MODELS: dict[str, type[Recommender]] = {each.__name__: each for each in EVERY}
 
 

@@ -4,6 +4,7 @@
     python -m benchmarks.bench_training --only URRD "DE, soft" --epochs 3 --thread_counts 2
     python -m benchmarks.bench_training --only "no_KD, d = 20" --dataset Foursquare
     python -m benchmarks.bench_training --only "no_KD, d = 20" --split share --epochs 41
+    python -m benchmarks.bench_training --dataset Toys              # all rows of sequences
 
 Prints a table and asserts nothing. Each row is a short run of a script as a user starts it, with
 what its log says of it. Times are those of the best epoch: on a shared machine the smallest is the
@@ -11,7 +12,8 @@ least disturbed. Memory is the peak resident size, checkpoints included.
 
 The selection of DE grows from soft to one-hot as its temperature falls: there is a row for its
 first epoch and one for a temperature at which it is one-hot. The teacher is one of few epochs.
-With --split share, the evaluation is that of validation and test among all items together.
+With --split share, and of sequences, the evaluation is that of validation and test among all items
+together.
 """
 
 import json
@@ -26,7 +28,7 @@ from typing import Literal
 
 from Utils.errors import UserError, require_known
 from Utils.settings import launch
-from Utils.sources import DATASETS
+from Utils.sources import DATASETS, IN_ORDER
 
 ROOT = Path(__file__).resolve().parents[1]
 ONE_HOT, NEUMF = "--tau_0=0.001", "--model=NeuMF"
@@ -85,6 +87,18 @@ ROWS = {  # name -> script and flags
     "URRD, NeuMF": ["main_URRD.py", NEUMF],
     "DE, NeuMF, soft": ["main_DE.py", NEUMF],
 }
+CASER, SASREC = "--model=Caser", "--model=SASRec"
+OF_SEQUENCES = {
+    "no_KD, Caser, d = 50": ["main_no_KD.py", CASER, "--dim=50"],
+    "no_KD, Caser, d = 100": ["main_no_KD.py", CASER, "--dim=100"],
+    "no_KD, SASRec, d = 50": ["main_no_KD.py", SASREC, "--dim=50"],
+    "no_KD, SASRec, d = 100": ["main_no_KD.py", SASREC, "--dim=100"],
+    "RD, Caser, warm-up": ["main_RD.py", CASER],
+    "RD, Caser, hybrid": ["main_RD.py", CASER, "--warm_up=0"],
+    "RD, SASRec, hybrid": ["main_RD.py", SASREC, "--warm_up=0"],
+    "URRD, Caser": ["main_URRD.py", CASER],
+    "S2D, Caser": ["main_S2D.py", CASER],
+}
 
 
 @dataclass
@@ -110,10 +124,13 @@ class Settings:
 def run(args: Settings, folder: str, command: list[str], **flags: object) -> Path:
     """Run a script in ``folder`` and return the summary that it writes."""
     flags |= {"dataset": args.dataset, "data_dir": args.data_dir.resolve(), "device": args.device}
-    flags |= {"split": args.split}
+    in_order = args.dataset in IN_ORDER
+    split = "time" if in_order else f"{args.split}0"
+    flags |= {} if in_order else {"split": args.split}
     if command[0] != "main_no_KD.py":  # one of few epochs is not the usual one, so it is named
-        teacher = "NeuMF-d250" if NEUMF in command else "BPR-d200"
-        flags["teacher"] = f"checkpoints/{args.dataset}/{teacher}/no_KD/{args.split}0"
+        named = {NEUMF: "NeuMF-d250", CASER: "Caser-d100", SASREC: "SASRec-d100"}
+        teacher = next((named[flag] for flag in command if flag in named), "BPR-d200")
+        flags["teacher"] = f"checkpoints/{args.dataset}/{teacher}/no_KD/{split}"
     command = [sys.executable, ROOT / command[0], *command[1:], "--overwrite"]
     command += [f"--{name}={value}" for name, value in flags.items()]
     if subprocess.run(command, cwd=folder, stdout=subprocess.DEVNULL).returncode:
@@ -133,15 +150,20 @@ def measure(summary: Path) -> tuple[float, float, int]:
 def main(args: Settings) -> None:
     """Print the table."""
     require_known("--dataset", args.dataset, DATASETS)
+    every = OF_SEQUENCES if args.dataset in IN_ORDER else ROWS
     for name in args.only:
-        require_known("--only", name, ROWS)
-    rows = {name: ROWS[name] for name in args.only or ROWS}
+        require_known("--only", name, every)
+    rows = {name: every[name] for name in args.only or every}
     print(f"{args.dataset} on {args.device}, best of {args.epochs} epochs\n")
     print("| method | threads | training epoch, s | evaluation, s | peak memory of the run, MB |")
     print("| --- | --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as folder:
         distilling = [row for row in rows.values() if row[0] != "main_no_KD.py"]
-        if any(NEUMF not in row for row in distilling):
+        for kind in (CASER, SASREC):
+            if any(kind in row for row in distilling):
+                run(args, folder, ["main_no_KD.py", kind, "--dim=100"], max_epoch=1)
+                run(args, folder, ["main_RD.py", kind], max_epoch=1)
+        if any(row[1:2] not in ([NEUMF], [CASER], [SASREC]) for row in distilling):
             run(args, folder, ["main_no_KD.py", "--dim=200"], max_epoch=11, keep_states=4)
             run(args, folder, ["main_IRRRD.py"], max_epoch=1)  # makes the teacher's lists
         if any(NEUMF in row for row in distilling):

@@ -24,6 +24,7 @@ TABLE = Path(__file__).with_suffix(".csv")
 # d of teacher and student (phi = 0.1), from the parameters in table 3 of the DE-RRD paper
 SIZES = {name: {"teacher_dim": 200, "dim": 20} for name in MODELS}
 SIZES["NeuMF"] = {"teacher_dim": 250, "dim": 25}
+SIZES["Popularity"] = {"teacher_dim": 1, "dim": 1}
 SIZES |= {name: {"teacher_dim": 100, "dim": 50} for name in ("Caser", "SASRec")}  # the RD paper's
 RUN_SETTINGS = {field.name for field in fields(RunSettings)}
 

@@ -36,6 +36,7 @@ SHARED = ROOT.parent / "shared"  # an optional place where data lies
 torch.set_num_threads(1)
 # base models that learn from the built-in data, which has no order
 UNORDERED = [name for name, model in MODELS.items() if not model.in_order]
+STUDENTS = [name for name in UNORDERED if not MODELS[name].unused]  # in steps, so as students, too
 
 
 def real_file(*parts: str) -> Path:

@@ -6,6 +6,8 @@ import torch
 from conftest import run, split_of
 from test_distillers import BATCH, all_distillers
 
+import main_DE
+import main_no_KD
 import main_SVD
 from Models import MODELS, build_model
 from Models.distillers import S2D
@@ -114,3 +116,16 @@ def test_a_start_from_given_factors_is_refused(graph, teacher_path, workdir):
 def test_what_is_computed_is_no_part_of_checkpoints(graph):
     assert graph.state_dict().keys() == {"user.weight", "item.weight"}
     assert graph.num_parameters() == 8 * (graph.num_users + graph.num_items)
+
+
+def test_popularity_is_a_count_of_users_and_the_first_of_equals_is_above(split, workdir):
+    model = build_model("Popularity", split, 1, seed=0)
+    counts = np.bincount(split.train_items, minlength=split.num_items)
+    order = np.lexsort((np.arange(split.num_items), -counts))
+    for users in (torch.tensor([0, 7]), torch.tensor([split.num_users - 1])):
+        ranked = model.score_all(users).argsort(dim=1, descending=True)
+        assert all(mine.tolist() == order.tolist() for mine in ranked)
+    run(main_no_KD, model="Popularity", max_epoch=2)
+    assert (workdir / "logs/synthetic/Popularity-d1/no_KD/seed0/summary.json").exists()
+    with pytest.raises(UserError, match="--model Popularity: is solved for, and not trained"):
+        run(main_DE, model="Popularity", dim=1)

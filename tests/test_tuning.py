@@ -37,7 +37,7 @@ def test_every_row_is_complete_and_of_its_script():
 
 def test_every_model_has_a_row_and_every_method_on_one_whose_losses_are_not_bprs():
     missing = []
-    for model in MODELS:
+    for model in set(MODELS) - {"Popularity"}:  # which has nothing to set
         for name in (script[5:-3] for script in SCRIPT_NAMES):
             dataset = "Toys" if MODELS[model].in_order else "CiteULike"
             given = {"model": model, "dataset": dataset, "dim": SIZES[model]["dim"]}
