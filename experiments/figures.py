@@ -94,7 +94,7 @@ def quality_curves(
     ends = [minutes[-1] for _, minutes, _ in curves.values()]
     if max(ends) > 10 * min(ends):
         row[1].set_xscale("log")
-        _say_logarithms(row[1].xaxis)
+        _say_logarithms(row[1].xaxis, steps=(1,))  # over many powers of ten
     handles, labels = row[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", frameon=False)
     return figure
@@ -343,12 +343,11 @@ def _scale(values: set[float]) -> tuple[dict[float, float], dict[float, str]]:
     return places, ticks
 
 
-def _say_logarithms(axis: Axis) -> None:
-    """Have a logarithmic axis say 1, 2, 5, 10, ..., or powers of ten alone, if there are many."""
+def _say_logarithms(axis: Axis, steps: tuple[int, ...] = (1, 2, 5)) -> None:
+    """Have a logarithmic axis say 1, 2, 5, 10, ..."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    low, high = axis.get_view_interval()
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,)))
+    axis.set_major_locator(LogLocator(subs=steps))
     axis.set_major_formatter("{x:g}")
     axis.set_minor_formatter(NullFormatter())
 
