@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from experiments import ROOT
-from experiments.results import markdown_table
+from experiments.results import markdown_table, memory
 from experiments.settings import load_script, resolve
 from Utils.errors import UserError
 from Utils.run_folder import RunFolder, read_summary
@@ -73,8 +73,7 @@ def table(runs: dict[str, dict[str, Any]]) -> str:
     best = runs["teacher"]["test"]["H@5"]
     for label, run in runs.items():
         parameters, score = run["num_parameters"], run["test"]["H@5"]
-        memory = f"{parameters * 4e-6:.1f} MB" if parameters >= 250_000 else ""
-        line = [label, str(run["dim"]), f"{parameters:,}", memory or f"{parameters * 4e-3:.0f} KB"]
+        line = [label, str(run["dim"]), f"{parameters:,}", memory(parameters)]
         line += [f"{score:.4f}", f"{score / best:.0%}" if best else "-"]
         lines.append([*line, f"{run['train_seconds'] + run['eval_seconds']:.0f} s"])
     return markdown_table(lines)

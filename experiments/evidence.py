@@ -1,7 +1,7 @@
 """What finished runs say about a table's cells, and how sure that is."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -119,20 +119,19 @@ class Evidence:
         """Return a test metric of each user in one run, ``(U,)``; None if it is not known."""
         if seed not in self.runs(place):
             return None
-        return self._user_values(place, metric, seed)[0]
+        return self._run_values(self.runs(place)[seed], metric)[0]
 
-    def _user_values(self, place: Place, metric: str, seed: int) -> tuple[np.ndarray | None, str]:
-        """Return a test metric of each user in a finished run, or None and why it is not known.
+    def _run_values(self, run: dict[str, Any], metric: str) -> tuple[np.ndarray | None, str]:
+        """Return a test metric of each user in a run, or None and why it is not known.
 
         Ranks are those of one epoch, so they do not know a metric that is reported from another.
         """
-        run = self.runs(place)[seed]
         folder = run["folder"]
         try:
             values = self.users(folder)[metric]
         except UserError as error:
             return None, str(error).replace(f"{folder.logs.parents[2]}/", "")
-        if abs(values.mean() - run["test"][metric]) > 1e-5:
+        if not abs(values.mean() - run["test"][metric]) <= 1e-5:  # or nan, before the first
             where = folder.ranks.relative_to(folder.logs.parents[2])
             return None, f"{where}: of another epoch than its {metric}"
         return values, ""
@@ -149,7 +148,10 @@ class Evidence:
             return None
         # metrics are kept with six digits: what differs beyond is noise, on which t-tests stumble
         sums = tuple(round(float(np.dot(weights, values)), 9) for values in scores.values())
-        users = [[self._user_values(place, metric, seed) for place in places] for seed in scores]
+        users = [
+            [self._run_values(self.runs(place)[seed], metric) for place in places]
+            for seed in scores
+        ]
         reasons = [reason for row in users for _, reason in row if reason]
         if reasons:
             return Comparison(sums, np.nan, reasons[0])
@@ -157,6 +159,26 @@ class Evidence:
             [sum(w * v for w, (v, _) in zip(weights, row, strict=True)) for row in users], axis=0
         )
         return Comparison(sums, _p_value(each), "")
+
+    def user_gains(
+        self, run: dict[str, Any], other: dict[str, Any], metric: str
+    ) -> tuple[np.ndarray | None, str]:
+        """Return by how much a test metric of each user is above that in another run, ``(U,)``.
+
+        None and why, if it is not known of both, or if they are not of one split.
+        """
+        splits = [
+            (r["folder"].logs.name, r["folder"].read_config()["data"].get("split_sha256"))
+            for r in (run, other)
+        ]
+        if splits[0] != splits[1]:
+            return None, "another split"
+        (mine, fault), (theirs, other_fault) = (self._run_values(r, metric) for r in (run, other))
+        if mine is None or theirs is None:
+            return None, fault or other_fault
+        if len(mine) != len(theirs):
+            return None, f"ranks of {len(mine):,} users, not {len(theirs):,}"
+        return mine - theirs, ""
 
 
 def footnotes(reasons: Iterable[tuple[str, str]]) -> str:
@@ -193,6 +215,24 @@ def interval(values: Iterable[float]) -> tuple[float, float]:
         return -np.inf, np.inf
     half = t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
     return float(values.mean() - half), float(values.mean() + half)
+
+
+def user_test(metric: str) -> tuple[str, Callable[[np.ndarray], float]]:
+    """Return the name of the paired test over users that suits a metric, and the test itself.
+
+    It makes a two-sided p-value from users' differences, ``(U,)``. A hit is 0 or 1, so of hits all
+    is said by how many users gain one and how many lose one (McNemar, exact). Of other metrics, it
+    is the mean that tables show, and users are thousands: Student's t.
+    """
+    return ("exact McNemar", _sign_test) if metric.startswith("H@") else ("paired t", _p_value)
+
+
+def _sign_test(differences: np.ndarray) -> float:
+    """Return the probability of as uneven a number of gains, if gains and losses are as likely."""
+    from scipy.stats import binomtest
+
+    gains, losses = int((differences > 0).sum()), int((differences < 0).sum())
+    return float(binomtest(gains, gains + losses).pvalue) if gains + losses else 1.0
 
 
 def _p_value(values: Iterable[float]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations  # matplotlib's classes are known to those who draw alone
 
 from math import ceil, floor, log10
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,8 @@ import numpy as np
 
 from experiments.evidence import minutes
 from experiments.plan import STUDENT, TEACHER, planned
-from Utils.errors import UserError
+from Utils.errors import need
+from Utils.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,29 +43,27 @@ def pyplot() -> ModuleType:
     UserError
         If it is not installed.
     """
-    try:
-        from matplotlib import pyplot
-    except ModuleNotFoundError as error:
-        raise UserError(
-            "figures need matplotlib: .venv/bin/pip install --requirement requirements-dev.txt"
-        ) from error
-    return pyplot
+    return need("matplotlib.pyplot", "matplotlib", "a figure")
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, whole or not at all, and let go of it."""
+    with write_whole(path) as file:
+        figure.savefig(file, dpi=110)
+    pyplot().close(figure)
 
 
 def learning_curves(curves: dict[str, dict[str, np.ndarray]], metric: str) -> Figure:
     """Draw training loss and a validation metric against epochs.
 
-    ``curves``: label -> columns of ``metrics.csv``, each ``(epochs,)``. The dot is the epoch with
-    the best validation metric.
+    ``curves``: label -> columns of ``metrics.csv``, each ``(epochs,)``. The marker is the epoch
+    with the best validation metric.
     """
     figure, (loss, quality) = pyplot().subplots(1, 2, figsize=(10, 4), layout="constrained")
     for i, (label, columns) in enumerate(curves.items()):
-        style = STYLES[i % len(STYLES)] | {"linewidth": 1.4}
-        epochs, values = columns["epoch"], columns[f"valid_{metric}"]
-        loss.plot(epochs, columns["train_loss"], label=label, **style)
-        quality.plot(epochs, values, label=label, **style)
-        best = int(values.argmax())
-        quality.plot(epochs[best], values[best], "o", color=style["color"])
+        style = _style(i)
+        loss.plot(columns["epoch"], columns["train_loss"], label=label, **style | {"marker": ""})
+        _draw_quality(quality, columns["epoch"], columns[f"valid_{metric}"], label, style)
     loss.set(xlabel="epoch", ylabel="training loss (sum over a batch)", yscale="log")
     _say_logarithms(loss.yaxis)
     quality.set(xlabel="epoch", ylabel=f"validation {metric}")
@@ -71,6 +71,49 @@ def learning_curves(curves: dict[str, dict[str, np.ndarray]], metric: str) -> Fi
     for axes in (loss, quality):
         _tidy(axes)
     return figure
+
+
+def quality_curves(
+    curves: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]], metric: str
+) -> Figure:
+    """Draw a validation metric against epochs and against minutes.
+
+    ``curves``: label -> epochs, the minutes until the end of each, and the metric, nan where it was
+    not measured: ``(epochs,)`` each. The marker is the epoch with the best validation metric. Of
+    runs that take more than ten times as long as others, minutes stand on a logarithmic axis.
+    """
+    size = (11, max(4, 0.6 + 0.22 * len(curves)))  # the legend has a line for each
+    units = ("epoch", "minutes of training and evaluation")
+    figure, row = row_of(dict.fromkeys(units), size, sharey=True)
+    for k, (axes, unit) in enumerate(zip(row, units, strict=True)):
+        for i, (label, (*places, values)) in enumerate(curves.items()):
+            _draw_quality(axes, places[k], values, label, _style(i))
+        axes.set_xlabel(unit)
+        _tidy(axes)
+    row[0].set_ylabel(f"validation {metric}")
+    ends = [minutes[-1] for _, minutes, _ in curves.values()]
+    if max(ends) > 10 * min(ends):
+        row[1].set_xscale("log")
+        _say_logarithms(row[1].xaxis, steps=(1,))  # over many powers of ten
+    handles, labels = row[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", frameon=False)
+    return figure
+
+
+def _style(i: int) -> dict[str, Any]:
+    """Return how the line i is drawn; colours that are used again go with another dash."""
+    colour, dash = i % len(STYLES), (i + i // len(STYLES)) % len(STYLES)
+    style = {"color": STYLES[colour]["color"], "linestyle": STYLES[dash]["linestyle"]}
+    return style | {"marker": MARKERS[dash], "linewidth": 1.4}
+
+
+def _draw_quality(
+    axes: Axes, places: np.ndarray, values: np.ndarray, label: str, style: dict[str, Any]
+) -> None:
+    """Draw a metric where it was measured, with a marker where it is best."""
+    real = ~np.isnan(values)
+    places, values = places[real], values[real]
+    axes.plot(places, values, label=label, markevery=[int(values.argmax())], **style)
 
 
 def beside_paper(ours: dict[str, list[float]], paper: dict[str, float], metric: str) -> Figure:
@@ -300,11 +343,11 @@ def _scale(values: set[float]) -> tuple[dict[float, float], dict[float, str]]:
     return places, ticks
 
 
-def _say_logarithms(axis: Axis) -> None:
+def _say_logarithms(axis: Axis, steps: tuple[int, ...] = (1, 2, 5)) -> None:
     """Have a logarithmic axis say 1, 2, 5, 10, ..."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_locator(LogLocator(subs=steps))
     axis.set_major_formatter("{x:g}")
     axis.set_minor_formatter(NullFormatter())
 

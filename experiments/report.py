@@ -14,7 +14,7 @@ import tyro
 
 from experiments import ROOT
 from experiments.evidence import Evidence
-from experiments.figures import pyplot, time_figure
+from experiments.figures import pyplot, save, time_figure
 from experiments.paper import FAILS, HOLDS, UNDECIDED, Paper, Row, View
 from experiments.papers import find, names, papers
 from experiments.results import read_runs
@@ -146,13 +146,8 @@ def write_report(evidence: Evidence, experiment: str) -> str:
     for dataset, model in paper.settings:
         figure = figure_of(evidence, experiment, dataset, model)
         if figure:
-            _save(figure, folder / f"{name}-{dataset}-{model}.png")
+            save(figure, folder / f"{name}-{dataset}-{model}.png")
     return text
-
-
-def _save(figure: "Figure", path: Path) -> None:
-    figure.savefig(path, dpi=110)
-    pyplot().close(figure)
 
 
 def write_readmes(evidence: Evidence) -> None:
@@ -165,7 +160,7 @@ def write_readmes(evidence: Evidence) -> None:
     for paper in papers().values():
         figure = paper.headline and time_figure(_main_view(evidence, paper))
         if figure:
-            _save(figure, FOLDER / "methods.png")
+            save(figure, FOLDER / "methods.png")
 
 
 def main(args: Settings) -> None:

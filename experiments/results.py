@@ -5,9 +5,12 @@ python -m experiments.results --dataset synthetic    # of one data set
 """
 
 import csv
+import os
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import zip_longest
 from math import isfinite, nan
 from pathlib import Path
 from typing import Any
@@ -16,13 +19,15 @@ import numpy as np
 
 from Utils.errors import UserError
 from Utils.files import read_json, read_npz, require_ids
-from Utils.run_folder import RunFolder, is_number, read_summary
+from Utils.run_folder import SECONDS, RunFolder, is_count, is_number, read_summary
 from Utils.settings import launch
 from Utils.split import LEAVE_ONE_OUT, protocol_of
 
 # the numbers of a row of inference times
 TIMED = ("phi", "dim", "threads", "num_parameters", "bytes", "top_n", "users_per_batch")
 TIMED += ("seconds_all_users", "milliseconds_one_user")
+# what a run's log says at the end of each epoch: its number, seconds of training and of evaluation
+TIMES = re.compile(r"^epoch +(\d{1,9}) .* (\d{1,9}\.\d+) s \+ (\d{1,9}\.\d+) s$", re.M)
 
 
 def read_runs(logs: Path) -> list[dict[str, Any]]:
@@ -37,6 +42,65 @@ def read_runs(logs: Path) -> list[dict[str, Any]]:
         read_summary(path) | {"folder": RunFolder.at(path.parent)}
         for path in sorted(logs.rglob("summary.json"))
     ]
+
+
+def find_runs(path: Path) -> list[RunFolder]:
+    """Return the run whose folder this is, or all runs in folders below it, finished or not.
+
+    A run's folder in ``checkpoints/`` is as good as that in ``logs/``.
+
+    Raises
+    ------
+    UserError
+        If there is none.
+    """
+    logs = Path(os.path.abspath(path))
+    root, found, place = f"{logs}/".rpartition("/checkpoints/")
+    if found and "/logs/" not in f"/{place}":
+        logs = Path(root, "logs", place)
+    like = "name a run's folder, such as logs/CiteULike/BPR-d20/no_KD/seed0, or one above it"
+    if not logs.is_dir():
+        raise UserError(f"{logs}: no such folder; {like}")
+    folders = sorted(config.parent for config in logs.rglob("config.json"))
+    if not folders or len(folders[0].parts) < 6:
+        raise UserError(f"{logs}: holds no run; {like}")
+    return [RunFolder.at(folder) for folder in folders]
+
+
+def names_apart(folders: list[RunFolder]) -> list[str]:
+    """Return those parts of runs' paths that tell them apart; of one run, its method."""
+    paths = [folder.logs.parts[:0:-1] for folder in folders]
+    columns = list(zip_longest(*paths, fillvalue=""))  # from the split on
+    apart = [column for column in columns if len(set(column)) > 1] or columns[1:2]
+    return ["/".join(filter(None, parts)) for parts in zip(*reversed(apart), strict=True)]
+
+
+def read_run(folder: RunFolder) -> dict[str, Any]:
+    """Return a run's summary with its ``folder`` and whether it has ``finished``.
+
+    One that has not says what it has so far: ``dim``, ``epochs``, and of the best of them, if there
+    are some, ``best_epoch`` and ``test``, which are None and nan before, as are the times.
+
+    Raises
+    ------
+    UserError
+        If a file is cut short, or lacks what is used.
+    """
+    if folder.summary.exists():
+        return read_summary(folder.summary) | {"folder": folder, "finished": True}
+    dim, protocol = folder.read_config()["settings"].get("dim"), protocol_of(folder.logs.name)
+    if not is_count(dim):
+        raise _broken(folder.config, f"its dim is {dim}")
+    run = {"folder": folder, "finished": False, "dim": dim, "num_parameters": None}
+    if not (folder.curves.exists() and folder.curves.stat().st_size):
+        test = dict.fromkeys(protocol.metrics, nan)
+        times = dict.fromkeys(SECONDS, nan)
+        return run | {"epochs": 0, "best_epoch": None, "test": test} | times
+    curves, seconds = read_course(folder)
+    best = int(np.nanargmax(curves[f"valid_{protocol.selecting}"]))
+    test = {name: float(curves[f"test_{name}"][best]) for name in protocol.metrics}
+    times = dict(zip(SECONDS, seconds.sum(axis=0).tolist(), strict=True))
+    return run | {"epochs": len(seconds), "best_epoch": best, "test": test} | times
 
 
 def count_of(run: dict[str, Any], what: str) -> int | None:
@@ -79,6 +143,32 @@ def read_curves(path: Path) -> dict[str, np.ndarray]:
         except ValueError as error:
             raise _broken(f"{path}:{line}", str(error)[:100]) from error
     return dict(zip(names, values.T, strict=True))
+
+
+def read_course(folder: RunFolder) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Return a run's curves, and the seconds of training and of evaluation in each epoch.
+
+    (epochs, 2), from ``train.log``, where an epoch counts once that a killed run has repeated.
+
+    Raises
+    ------
+    UserError
+        If a file is broken, an epoch has no time, or metrics of the run's protocol are missing.
+    """
+    curves = read_curves(folder.curves)
+    for name in protocol_of(folder.logs.name).metrics:
+        for column in (f"valid_{name}", f"test_{name}"):
+            if np.isnan(curves.get(column, nan)).all():
+                raise _broken(f"{folder.curves}:1", f"no {column}")
+    try:
+        lines = TIMES.findall(folder.log.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise _broken(folder.log, error) from error
+    seconds = {int(epoch): (float(train), float(evaluation)) for epoch, train, evaluation in lines}
+    missing = next((epoch for epoch in curves["epoch"] if epoch not in seconds), None)
+    if missing is not None:
+        raise _broken(folder.log, f"no time of epoch {missing:g}")
+    return curves, np.array([seconds[epoch] for epoch in curves["epoch"]])
 
 
 def _row(texts: list[str], names: list[str]) -> list[float]:
@@ -229,6 +319,12 @@ def mean_of(values: Iterable[float]) -> str:
         return "not run"
     spread = f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
     return f"{np.mean(values):.4f}{spread}"
+
+
+def memory(num_parameters: int) -> str:
+    """Return what so many parameters weigh in float32."""
+    large = num_parameters >= 250_000
+    return f"{num_parameters * 4e-6:.1f} MB" if large else f"{num_parameters * 4e-3:.0f} KB"
 
 
 def markdown_table(table: list[list[str]]) -> str:

@@ -73,11 +73,18 @@ def contrasts_table(view: View, contrasts: Iterable[Contrast], head: str) -> str
 
 def contrast(found: Comparison) -> list[str]:
     """Return a difference, its number of splits, and its p-values over splits and users."""
-    ps = [
-        "" if np.isnan(p) else f"{p:.2g}" if p else "< 1e-300"
-        for p in (found.p_splits, found.p_users)
-    ]
+    ps = p_value(found.p_splits), p_value(found.p_users)
     return [f"{found.difference:+.4f}", str(found.splits), *ps]
+
+
+def p_value(p: float) -> str:
+    """Return a p-value as a text, an empty one for nan."""
+    return number(p, ".2g") if p else "< 1e-300"
+
+
+def in_minutes(value: float) -> str:
+    """Return a time as a text, an empty one for nan."""
+    return "< 0.1" if value < 0.05 else number(value, ".1f")
 
 
 def headline(view: View) -> str:
@@ -89,7 +96,7 @@ def headline(view: View) -> str:
         line = [cell.label, str(len(runs)), mean_of(view.values(cell).values())]
         line += [number(paper) + ("†" if flag else ""), f"{np.mean(shares):.1%}" if shares else ""]
         mean = np.mean(minutes(runs.values())) if runs else np.nan
-        table.append([*line, "< 0.1" if mean < 0.05 else number(mean, ".1f")])
+        table.append([*line, in_minutes(mean)])
     return markdown_table(table)
 
 

@@ -15,6 +15,7 @@ from experiments.figures import (
     beside_paper,
     epoch_curves,
     learning_curves,
+    quality_curves,
     setting_curves,
     size_curves,
     time_map,
@@ -91,9 +92,39 @@ def test_learning_curves_mark_the_best_epoch():
     loss, quality = learning_curves({"DE": columns}, "H@5").axes
     assert loss.lines[0].get_xydata().tolist() == [[0, 9], [1, 4], [2, 2]]
     assert loss.get_yscale() == "log"
-    curve, best = quality.lines
+    (curve,) = quality.lines
     assert curve.get_xydata().tolist() == [[0, 0.1], [1, 0.3], [2, 0.2]]
-    assert best.get_xydata().tolist() == [[1, 0.3]]
+    assert curve.get_marker() == "o"
+    assert curve.get_markevery() == [1]
+    assert loss.lines[0].get_marker() == ""
+
+
+def test_quality_stands_against_epochs_and_minutes():
+    nan = np.nan
+    curves = {
+        "slow": (np.arange(3), np.array([10.0, 20, 30]), np.array([0.1, 0.3, 0.2])),
+        "fast": (np.arange(3), np.array([1.0, 2, 2.5]), np.array([0.2, nan, 0.4])),
+    }
+    figure = quality_curves(curves, "R@50")
+    epochs, times = figure.axes
+    assert [line.get_xydata().tolist() for line in epochs.lines] == [
+        [[0, 0.1], [1, 0.3], [2, 0.2]],
+        [[0, 0.2], [2, 0.4]],
+    ]
+    assert [line.get_xdata().tolist() for line in times.lines] == [[10, 20, 30], [1, 2.5]]
+    assert [line.get_markevery() for line in times.lines] == [[1], [1]]
+    assert epochs.get_ylabel() == "validation R@50"
+    assert legend_texts(figure) == ["slow", "fast"]
+    assert times.get_xscale() == "log"
+    (_, times) = quality_curves({"slow": curves["slow"]}, "R@50").axes
+    assert times.get_xscale() == "linear"
+
+
+def test_as_many_runs_as_anybody_compares_have_a_style_each():
+    curve = np.arange(2), np.arange(1.0, 3), np.array([0.1, 0.2])
+    (axes, _) = quality_curves({str(i): curve for i in range(30)}, "H@5").axes
+    styles = {(line.get_color(), line.get_marker()) for line in axes.lines}
+    assert len(styles) == 30
 
 
 # --- curves over sizes and settings --------------------------------------------------------------

@@ -33,6 +33,7 @@ from experiments.evidence import Place
 from experiments.papers import derrd_users
 from experiments.plan import STUDENT
 from experiments.results import (
+    read_course,
     read_curves,
     read_published_curves,
     read_ranks,
@@ -187,6 +188,9 @@ def _kinds(folder: Path) -> dict[str, Kind]:
             logs / "summary.json", lambda _: read_runs(folder / "logs")[0]["test"]
         ),
         "metrics.csv": Kind(logs / "metrics.csv", lambda p: len(read_curves(p))),
+        "train.log": Kind(
+            logs / "train.log", lambda p: read_course(RunFolder.at(p.parent))[1].tolist()
+        ),
         "ranks.npz": Kind(logs / "ranks.npz", lambda p: [each.tolist() for each in read_ranks(p)]),
         "selection-epoch0.npz": Kind(logs / "selection-epoch0.npz", specialised),
         "user_space.npz": Kind(logs / "user_space.npz", specialised),
@@ -294,8 +298,14 @@ def written_anew(draw: Callable, path: Path, content: bytes) -> bytes:
 
 NAMES = [
     *("users.dat", "loo.npz", "share.npz", "published.npz", "best.pt", "last.pt", "top_items.npz"),
-    *("config.json", "summary.json", "summary.json of results", "metrics.csv", "ranks.npz"),
-    *("selection-epoch0.npz", "user_space.npz", "BPR.json of inference", "settings.csv"),
+    *("config.json", "summary.json", "summary.json of results", "metrics.csv", "train.log"),
+    *(
+        "ranks.npz",
+        "selection-epoch0.npz",
+        "user_space.npz",
+        "BPR.json of inference",
+        "settings.csv",
+    ),
     *("a search", "table5.csv", "flags.csv", "curves.csv"),
 ]
 

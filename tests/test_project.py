@@ -21,12 +21,18 @@ from benchmarks import bench_training
 from experiments import report, results, tables
 from experiments.evidence import Evidence
 from experiments.papers import papers
-from experiments.results import read_curves, read_published_curves, read_runs, results_table
+from experiments.results import (
+    read_course,
+    read_curves,
+    read_published_curves,
+    read_runs,
+    results_table,
+)
 from Models import MODELS
 from Utils.errors import UserError
 from Utils.evaluation import metrics
 from Utils.files import read_npz
-from Utils.run_folder import RunFolder
+from Utils.run_folder import SECONDS, RunFolder
 from Utils.selection import Selection
 from Utils.split import FULL_RANKING, LEAVE_ONE_OUT, HeldOut, protocol_of
 
@@ -114,6 +120,9 @@ def test_a_kept_run_is_consistent(run):
         return
     columns = read_curves(run["folder"].curves)
     assert columns["epoch"].tolist() == list(range(run["epochs"]))
+    if run["folder"].log.exists():
+        took = read_course(run["folder"])[1].sum(axis=0)
+        assert took == pytest.approx([run[part] for part in SECONDS], rel=0.02, abs=0.5)
     patience = run["folder"].read_config()["settings"].get("patience")
     selection = Selection(run["selection"], protocol, patience)
     for epoch in range(0, run["epochs"], protocol.every):
@@ -242,7 +251,7 @@ def test_a_report_without_matplotlib_says_what_to_install():
     )
     command = [sys.executable, "-c", code]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert_refused(result, "figures need matplotlib: .venv/bin/pip install --requirement ")
+    assert_refused(result, "a figure needs the package matplotlib; pip install matplotlib")
 
 
 def test_what_commands_import_is_in_the_requirements():
