@@ -278,10 +278,11 @@ def test_published_curves_are_read_by_method(tmp_path):
     assert np.array_equal(found["train_loss"], [3.5, 2])
 
 
-def test_the_readmes_layout_names_every_file():
+def test_the_layout_names_every_file():
+    layout = README + (ROOT / "CONTRIBUTING.md").read_text()
     for folder in ("", "Models", "Utils", "experiments", "experiments/papers"):
         for path in (ROOT / folder).glob("*.py"):
-            assert path.name == "__init__.py" or path.name in README, path
+            assert path.name == "__init__.py" or path.name in layout, path
 
 
 # what may not be imported, by the folder of who would
