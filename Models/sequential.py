@@ -61,11 +61,13 @@ class SequentialModel(Recommender):
         self.sampler = partial(SequenceSampler, windows=windows, count=num_negatives)
         self.sampler.batch = SequenceSampler.batch
         self.draws = Draws(draws)
+        self._kept: tuple[tuple, Tensor, Tensor] | None = None
         self.begin_epoch(0)
 
     def begin_epoch(self, epoch: int) -> None:
         """Begin the epoch's dropout."""
         super().begin_epoch(epoch)
+        self._forget()
         self.noise = self.draws.generator("dropout", epoch, self.window_items.device)
 
     def asked(self, split: Split) -> Asked:
@@ -82,8 +84,32 @@ class SequentialModel(Recommender):
 
     def vectors(self, users: Tensor) -> tuple[Tensor, Tensor]:
         """Return the vectors of some windows, and the items' they are multiplied with."""
-        each = [users] if torch.is_grad_enabled() else users.split(CHUNK)
-        return torch.cat(list(map(self.encode_windows, each))), self.output.weight[: self.num_items]
+        return self._encoded(users), self.output.weight[: self.num_items]
+
+    def _encoded(self, windows: Tensor) -> Tensor:
+        """Return what ``encode_windows`` does, computed once a step for windows in any order.
+
+        So all losses of a step look at the same vectors, of which the same units are dropped. Not
+        on a device, which would be waited for to compare windows.
+        """
+        weights = tuple((each.data_ptr(), each._version) for each in self.parameters())
+        state = self.training, weights
+        if self._kept and self._kept[0] == state:
+            _, known, vectors = self._kept
+            place = torch.searchsorted(known, windows).clamp_max_(len(known) - 1)
+            if torch.equal(known[place], windows):
+                return vectors[place]
+        if not torch.is_grad_enabled():
+            return torch.cat([self.encode_windows(each) for each in windows.split(CHUNK)])
+        vectors = self.encode_windows(windows)
+        if windows.device.type == "cpu" and vectors.requires_grad:
+            known, order = windows.sort()
+            self._kept = state, known, vectors[order]
+            vectors.register_hook(self._forget)
+        return vectors
+
+    def _forget(self, _: Tensor | None = None) -> None:
+        self._kept = None
 
     def encode_before(self, part: str) -> tuple[Tensor, Tensor]:
         """Encode what came before everybody's items of a held-out part."""

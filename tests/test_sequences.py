@@ -469,6 +469,28 @@ def test_lists_of_windows_are_those_of_a_dense_sort(small):
         assert mine.tolist() == scores.argsort(descending=True)[:7].tolist()
 
 
+def test_a_step_encodes_its_windows_once_however_many_losses_look(small, monkeypatch):
+    model, encoded = model_of("Caser", small).requires_grad_(), []
+    encode = model.encode_windows
+    monkeypatch.setattr(model, "encode_windows", lambda w: encoded.append(len(w)) or encode(w))
+    windows, items = torch.tensor([7, 2, 5]), torch.arange(12).view(3, 4)
+    first = model.score(windows, items)
+    order = torch.tensor([2, 0, 1])
+    assert torch.equal(model.score(windows[order], items[order]), first[order])
+    with torch.no_grad():
+        assert torch.equal(model.score(windows, items), first)  # the same units are dropped
+    assert encoded == [3]
+    model.score(torch.tensor([7, 2]), items[:2])
+    assert encoded == [3, 2]
+    first.sum().backward()
+    again = torch.autograd.grad(model.score(windows, items).sum(), model.last.weight)
+    assert encoded == [3, 2, 3]
+    with torch.no_grad():
+        model.last.weight += again[0]
+    model.score(windows, items)
+    assert encoded == [3, 2, 3, 3]
+
+
 @pytest.mark.parametrize("name", ["Caser", "SASRec"])
 def test_s2d_of_windows_is_a_softmax_over_all_items(name, small, tmp_path):
     (tmp_path / "best.pt").touch()  # whose hash a teacher has

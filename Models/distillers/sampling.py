@@ -51,15 +51,19 @@ def draw_unlike(excluded: Tensor, count: int, generator: torch.Generator) -> Ten
     (num_rows, num_columns), device = excluded.shape, excluded.device
     shape = num_rows, count
     draws = torch.randint(num_columns, shape, generator=generator, device=device)
+    rows, some = torch.arange(num_rows, device=device), draws  # those that may be wrong
     while True:
-        ordered, places = draws.sort(dim=1, stable=True)
-        repeats = torch.zeros_like(draws, dtype=torch.bool)
+        ordered, places = some.sort(dim=1, stable=True)
+        repeats = torch.zeros_like(some, dtype=torch.bool)
         repeats.scatter_(1, places[:, 1:], ordered.diff(dim=1) == 0)
-        wrong = excluded.gather(1, draws) | repeats
-        if not wrong.any():
+        wrong = excluded.gather(1, some) | repeats
+        which = wrong.any(dim=1).nonzero().squeeze(1)
+        if not len(which):
             return draws
+        rows, excluded = rows[which], excluded[which]
         again = torch.randint(num_columns, shape, generator=generator, device=device)
-        draws = torch.where(wrong, again, draws)
+        some = torch.where(wrong[which], again[rows], some[which])
+        draws[rows] = some
 
 
 class UnseenItems:
