@@ -140,7 +140,7 @@ def test_a_row_knows_its_line():
 def test_a_block_holds_numbers_and_texts(kind):
     """Who opens a script to edit lambda sees lambda; None leaves something to others."""
     for field in fields(kind):
-        if field.name == "patience" or any(
+        if field.name in ("patience", "min_count", "min_rating") or any(
             field.name in model.options for model in MODELS.values()
         ):
             assert field.default is None
