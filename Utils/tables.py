@@ -437,8 +437,10 @@ def _codes(path: Path, name: str, columns: list[Any]) -> tuple[np.ndarray, np.nd
         raise UserError(
             f"{path}: {name} has ids of more than {LONGEST} characters; is it the right column?"
         )
-    if compute.any(compute.match_substring(words, "\0")).as_py():
-        raise UserError(f"{path}: {name} has ids with a NUL character, which no id can keep")
+    if compute.any(compute.match_substring_regex(words, r"[\x00\r\n]")).as_py():
+        raise UserError(
+            f"{path}: {name} has an id with a line's end or a NUL in it; is a quote not closed?"
+        )
     ids = np.array(words.to_pylist(), dtype=np.str_)
     number = np.append(np.where(np.isin(ids, MISSING), -1, np.arange(len(ids))), -1)
     codes = np.concatenate([column.indices.fill_null(-1).to_numpy() for column in columns])
