@@ -495,14 +495,11 @@ def config(folder, method):
 
 def test_a_missing_teacher_is_trained_on_the_same_data(ratings, monkeypatch, capsys):
     def train(command):
+        """Run the command here, for an epoch."""
         given = dict(flag[2:].split("=") for flag in command[2:] if "=" in flag)
         kinds = {"dim": int, "seed": int, "threads": int, "min_count": int, "min_rating": float}
-        start_run(main_no_KD, {name: kinds.get(name, str)(text) for name, text in given.items()})
-
-    def start_run(script, given):
-        with monkeypatch.context() as patch:
-            patch.setattr(main_no_KD.Settings, "max_epoch", 1)
-            run(script, **given | {"max_epoch": 1})
+        given = {name: kinds.get(name, str)(text) for name, text in given.items()}
+        run(main_no_KD, **given, max_epoch=1)
 
     monkeypatch.setattr("experiments.teacher._run", train)
     given = {"dataset": "ratings.csv", "dim": 4, "teacher_dim": 6, "max_epoch": 1, "K": 5, "L": 5}
