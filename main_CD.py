@@ -42,7 +42,7 @@ class Settings(DistillationSettings):
     reg: float = 0.001  # weight decay of Adam, on all parameters
     batch_size: int = 1024  # training pairs a step, each with one negative
 
-    any_sign: ClassVar[tuple[str, ...]] = ("T2",)
+    any_sign: ClassVar[tuple[str, ...]] = (*DistillationSettings.any_sign, "T2")
 
 
 # ---------------------------------------------------------------------------------------------

@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from Utils.errors import UserError, is_out_of_memory
+from Utils.errors import UserError, is_out_of_memory, need
 
 ANEW = "delete it and make it anew"
+COMPRESSED = (".gz", ".bz2", ".zst")  # suffixes of texts that are read as they were before
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # there is no room
 
 # ---------------------------------------------------------------------------------------------
@@ -267,6 +268,14 @@ def read_json(path: Path, remedy: str = "--overwrite starts again") -> dict[str,
         if not isinstance(content, dict):
             raise ValueError(path)
     return content
+
+
+def open_plain(path: Path) -> BinaryIO:
+    """Open a file, of which what is compressed is read as it was before."""
+    if path.suffix not in COMPRESSED:
+        return open(path, "rb")
+    arrow = need("pyarrow", "pyarrow", f"{path}: compressed text")
+    return arrow.input_stream(str(path), compression="detect")
 
 
 def sha256_of(path: Path) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from Utils.errors import UserError, warn
+from Utils.files import open_plain
 
 NUMBER = re.compile(rb"-?\d{1,20}")  # int() takes 1_000 and other forms, too
 
@@ -117,7 +118,8 @@ def read_sequences(path: Path, min_count: int) -> Interactions:
 def _content(path: Path) -> bytes:
     """Return what a file holds, which is not nothing."""
     try:
-        content = path.read_bytes()
+        with open_plain(path) as file:
+            content = file.read()
     except OSError as error:
         raise UserError(f"{path}: cannot read ({error.strerror}); mend that") from error
     if not content:

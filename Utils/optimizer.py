@@ -69,10 +69,14 @@ class DenseAdam(torch.optim.Adam):
         self.load_state_dict(self.state_dict() | {"state": state})
 
 
+def machine_memory() -> int:
+    """Return this machine's memory in bytes."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 def require_memory(num_parameters: int, what: str) -> None:
     """Raise ``UserError`` if this machine's memory does not hold the training of so many."""
-    needed = BYTES * num_parameters
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    needed, memory = BYTES * num_parameters, machine_memory()
     if needed > memory:
         raise UserError(
             f"{what} takes {needed / 1e9:,.0f} GB or more, and this machine has "

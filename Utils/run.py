@@ -473,7 +473,7 @@ class Run:
             "script": self.script,
             "method": self.args.method,
             "name": self.args.name,
-            "dataset": self.args.dataset,
+            "dataset": self.split.dataset,
             "split": self.split.name,
             "model": self.args.model,
             "dim": self.args.dim,

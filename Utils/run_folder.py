@@ -19,7 +19,7 @@ import torch
 
 from Utils.errors import UserError
 from Utils.files import read_checkpoint, read_json
-from Utils.sources import split_name
+from Utils.sources import dataset_name, split_name
 from Utils.split import Split, protocol_of
 
 RUN_FORMAT = "recdistill run 1"
@@ -47,7 +47,8 @@ class RunFolder:
         """Return the folder of the run that a script's settings describe."""
         named = f"{args.method}-{args.name}" if args.name else args.method
         model = f"{args.model}-d{args.dim}"
-        path = Path(args.dataset, model, named, split_name(args.split, args.seed, args.held_out))
+        split = split_name(args.split, args.seed, args.held_out)
+        path = Path(dataset_name(args.dataset), model, named, split)
         return cls("logs" / path, "checkpoints" / path)
 
     @classmethod

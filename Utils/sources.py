@@ -1,7 +1,7 @@
-"""Where data comes from: the public files, the built-in data set, the splits kept beside them.
+"""Where data comes from: the public files, the built-in data set, files of one's own.
 
 ``load_split`` is what scripts call: it finds or downloads the raw file, reads and filters it into
-``Interactions``, and draws (or reads back) the ``Split`` of the wanted seed.
+``Interactions``, and draws (or reads back) the ``Split`` of the wanted seed, kept beside them.
 """
 
 import hashlib
@@ -10,12 +10,14 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
-from Utils.errors import UserError, warn
+from Utils.errors import UserError, require_known, warn
 from Utils.files import write_whole
 from Utils.interactions import Interactions, read_sequences, read_users_dat
+from Utils.own_data import load_own, name_of
 from Utils.split import (
     SHARES,
     Split,
@@ -26,6 +28,7 @@ from Utils.split import (
     read_published_split,
 )
 from Utils.synthetic import synthetic_pairs
+from Utils.tables import ORDER, Reading
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,38 @@ DRAWS = {"seed": leave_one_out, "share": by_share, "time": by_time}  # --split -
 Shares = tuple[float | None, float | None]  # for validation and test; None: the usual one
 
 
+def is_own(dataset: str) -> bool:
+    """Return whether ``--dataset`` is the path of a file of one's own, be it there or not."""
+    path = Path(dataset)
+    return dataset not in DATASETS and bool(path.suffix or path.name != dataset or path.exists())
+
+
+def dataset_name(dataset: str) -> str:
+    """Return what a data set is called in folders: a built-in one's name, or the file's stem."""
+    return name_of(Path(dataset)) if is_own(dataset) else dataset
+
+
+def require_dataset(dataset: str) -> None:
+    """Raise ``UserError`` unless there is such a data set, or such a file under another name."""
+    if not is_own(dataset):
+        require_known("--dataset", dataset, DATASETS)
+    elif not Path(dataset).exists():
+        raise UserError(f"--dataset {dataset}: no such file; correct the path")
+    elif dataset_name(dataset).lower() in map(str.lower, DATASETS):
+        raise UserError(
+            f"--dataset {dataset}: runs would land in logs/{dataset_name(dataset)}, which is for "
+            f"the built-in data set of this name; rename the file"
+        )
+
+
+def refuse_reading(dataset: str, reading: Reading) -> None:
+    """Raise ``UserError`` if it is chosen how to read a data set that is always read the same."""
+    for name, value in reading.chosen().items() if not is_own(dataset) else ():
+        raise UserError(
+            f"--{name} {value}: is for files of your own, and {dataset} is built in; leave it out"
+        )
+
+
 def split_name(split: str, seed: int, shares: Shares = (None, None)) -> str:
     """Return what a split is called in folders: ``seed0``, ``share0``, ``published``.
 
@@ -103,27 +138,40 @@ def _shares(split: str, given: Shares) -> list[float]:
     return [usual if one is None else one for one, usual in zip(given, SHARES[split], strict=True)]
 
 
+def split_of(args: Any) -> Split:
+    """Return the split that a script's settings name."""
+    return load_split(args.dataset, args.split, args.seed, args.data_dir, args.held_out, args)
+
+
 def load_split(
-    dataset: str, split: str, seed: int, data_dir: str, shares: Shares = (None, None)
+    dataset: str,
+    split: str,
+    seed: int,
+    data_dir: str,
+    shares: Shares = (None, None),
+    reading: Reading | None = None,
 ) -> Split:
     """Return a data set's split, making or downloading what is not in ``data_dir`` yet.
 
     Parameters
     ----------
-    dataset : a name in ``DATASETS``.
+    dataset : a name in ``DATASETS``, or the path of a file of one's own.
     split : ``"seed"`` or ``"share"`` for our own split of this seed, by leave-one-out or by shares,
-        kept as ``split_<name>.npz`` beside the raw file; ``"time"``: the last ones of each user;
-        ``"published"`` for the authors' own, read from ``published_split0.npz``.
+        kept as ``split_<name>.npz`` beside the raw file, or beside what was made of one's own;
+        ``"time"``: the last ones of each user; ``"published"`` for the authors' own, read from
+        ``published_split0.npz``.
     shares : of a user's items, for ``share`` and ``time``.
+    reading : how a file of one's own is read.
     """
-    if split == "time":
-        if dataset not in IN_ORDER:
-            raise UserError(
-                f"--split time: the items of a user in {dataset} are in no order of time; those in "
-                f"{', '.join(IN_ORDER)} are"
-            )
-        seed = 0  # nothing is drawn
-    name = split_name(split, seed, shares)
+    split_name(split, seed, shares)  # refuses shares that are none
+    if is_own(dataset):
+        where = Path(dataset), Path(data_dir)
+        return _load_own_split(*where, split, seed, shares, reading or Reading())
+    if split == "time" and dataset not in IN_ORDER:
+        raise UserError(
+            f"--split time: the items of a user in {dataset} are in no order of time; those in "
+            f"{', '.join(IN_ORDER)} are"
+        )
     folder = Path(data_dir) / dataset
     if split == "published":
         path = folder / "published_split0.npz"
@@ -133,6 +181,31 @@ def load_split(
             )
         return read_published_split(path, dataset)
     interactions = load_interactions(dataset, data_dir)
+    return _drawn(interactions, split, seed, shares, dataset, folder)
+
+
+def _load_own_split(
+    path: Path, data_dir: Path, split: str, seed: int, shares: Shares, reading: Reading
+) -> Split:
+    """Return the split of a file of one's own, and print what is in it."""
+    if split == "published":
+        raise UserError(f"--split published: nobody has published one of {path}; use another")
+    imported, folder = load_own(path, data_dir, reading)
+    print(imported.said, flush=True)
+    if split == "time" and not imported.in_order:
+        raise UserError(
+            f"--split time: {path} has no column of times of a usual name; --time_column NAME says "
+            f"which it is, --time_column {ORDER} that the rows are in the order of time"
+        )
+    return _drawn(imported.interactions, split, seed, shares, name_of(path), folder)
+
+
+def _drawn(
+    interactions: Interactions, split: str, seed: int, shares: Shares, dataset: str, folder: Path
+) -> Split:
+    """Return a split of our own, from where it is kept, or drawn and then kept there."""
+    seed = 0 if split == "time" else seed  # nothing is drawn
+    name = split_name(split, seed, shares)
     path = folder / f"split_{name}.npz"
     if path.exists():
         kept = Split.load(path)

@@ -277,14 +277,14 @@ def leave_one_out(interactions: Interactions, seed: int, dataset: str = "data") 
     if few.size:
         raise UserError(
             f"{dataset}: user {interactions.user_ids[few[0]]} has {counts[few[0]]} items and "
-            f"leave-one-out needs 3; leave such users out"
+            f"leave-one-out needs 3; leave such users out (of your own file: --min_count 3)"
         )
     full = np.flatnonzero(num_items - counts < NUM_CANDIDATES)
     if full.size:
         raise UserError(
             f"{dataset}: user {interactions.user_ids[full[0]]} left only "
             f"{num_items - counts[full[0]]} of {num_items:,} items untouched and {NUM_CANDIDATES} "
-            f"are drawn as candidates; use a data set with more items"
+            f"are drawn as candidates; use --split share, or a data set with more items"
         )
     rng = numpy_generator(seed, "leave-one-out")
     starts = np.concatenate([[0], np.cumsum(counts)])

@@ -33,8 +33,9 @@ from Utils.dataset import chunks_of_pairs
 from Utils.errors import UserError, require_known
 from Utils.files import write_json
 from Utils.settings import RunSettings, launch, use_device
-from Utils.sources import DATASETS, load_split
+from Utils.sources import load_split, refuse_reading, require_dataset
 from Utils.split import Split
+from Utils.tables import Reading
 
 FORMAT = "recdistill inference 1"
 TOP_N = 20
@@ -42,10 +43,10 @@ NUM_SINGLE = 200  # users who are answered one at a time
 
 
 @dataclass
-class Settings:
+class Settings(Reading):
     """What is measured."""
 
-    # data set; synthetic is built in
+    # data set, synthetic is built in; or a file of your own
     dataset: str = "CiteULike"
     # base model: BPR, NeuMF, LightGCN, NGCF or SGL
     model: str = "BPR"
@@ -134,11 +135,12 @@ def measurements(args: Settings, split: Split) -> Iterator[dict[str, Any]]:
 
 def main(args: Settings) -> None:
     """Measure, print the table row by row, and write it."""
-    require_known("--dataset", args.dataset, DATASETS)
+    require_dataset(args.dataset)
+    refuse_reading(args.dataset, args)
     require_known("--model", args.model, SIZES)
     if args.repeats < 1:
         raise UserError(f"--repeats {args.repeats} is out of range; use 1 or more")
-    split = load_split(args.dataset, "seed", 0, str(args.data_dir))
+    split = load_split(args.dataset, "seed", 0, str(args.data_dir), reading=args)
     print(
         f"{split.describe()}\n"
         f"lists of {TOP_N} for all users, {CHUNK} at a time, and for one user at a time "
@@ -156,8 +158,8 @@ def main(args: Settings) -> None:
             ),
             flush=True,
         )
-    path = Path("logs") / args.dataset / "inference" / f"{args.model}.json"
-    about = {"format": FORMAT, "dataset": args.dataset, "torch": torch.__version__}
+    path = Path("logs") / split.dataset / "inference" / f"{args.model}.json"
+    about = {"format": FORMAT, "dataset": split.dataset, "torch": torch.__version__}
     write_json(path, about | {"repeats": args.repeats, "rows": rows})
     print(f"\nwritten to {path}")
 

@@ -35,6 +35,7 @@ from experiments.results import read_runs
 from Utils.errors import UserError
 from Utils.run_folder import RunFolder
 from Utils.settings import launch
+from Utils.sources import dataset_name
 
 
 @dataclass
@@ -127,6 +128,7 @@ def _afterwards(
     """Yield what is to be made of the runs; teachers that it needs are added to ``todo``."""
     where = {"dataset": args.dataset, "model": args.model}
     flags = [*(f"--{key}={value}" for key, value in where.items()), f"--data_dir={args.data_dir}"]
+    where["dataset"] = dataset_name(args.dataset)
     for step in experiment.afterwards:
         command = ["-m", step.module, *flags]
         if not step.of_teacher:

@@ -7,14 +7,16 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
+from experiments.estimate import estimate
 from experiments.settings import resolve
 from Models import MODELS
 from Utils import settings
 from Utils.errors import UserError, require_known
 from Utils.run_folder import is_finished
 from Utils.settings import RunSettings, use_device
-from Utils.sources import load_split
+from Utils.sources import is_own, split_of
 from Utils.split import Split
+from Utils.tables import Reading
 
 # by this name scripts need not import torch before ``experiments``, which takes care of Ctrl-C
 Device = torch.device
@@ -22,13 +24,14 @@ Main = Callable[[Any, Split, Device], None]
 
 
 @dataclass
-class ScriptSettings(RunSettings):
+class ScriptSettings(Reading, RunSettings):
     """On what a script runs, and which epoch it reports."""
 
     shares: ClassVar[tuple[str, ...]] = ("valid_share", "test_share")
+    any_sign: ClassVar[tuple[str, ...]] = ("min_rating",)
 
     # data set: CiteULike, Foursquare or synthetic, which is built in; of sequences,
-    # AmazonVideoGames, Toys or Beauty
+    # AmazonVideoGames, Toys or Beauty; or a file of your own, as in ratings.csv
     dataset: str = "CiteULike"
     # seed: our own leave-one-out split of this seed; share: 60/20/20 of each user's items, ranked
     # among all; time: 70/10/20 of each user's items in their order, the default of sequences;
@@ -49,6 +52,11 @@ class ScriptSettings(RunSettings):
     def held_out(self) -> tuple[float | None, float | None]:
         """The shares for validation and test, as ``load_split`` takes them."""
         return self.valid_share, self.test_share
+
+    def irrelevant(self) -> set[str]:
+        """Return the settings that change nothing of what is learned."""
+        # a file may be moved: its name is its runs' folder's, and its content is compared
+        return super().irrelevant() | ({"dataset"} if is_own(self.dataset) else set())
 
 
 @dataclass
@@ -169,10 +177,12 @@ def start(main: Main, kind: type, given: dict[str, Any]) -> None:
     args, said = resolve(kind, given)
     print(said)
     device = use_device(args)
-    split = load_split(args.dataset, args.split, args.seed, args.data_dir, args.held_out)
+    split = split_of(args)
     require_known("--selection", args.selection, split.protocol.rules)
     _require_use(args, given)
     if not is_finished(args, split):
+        if is_own(args.dataset):
+            print(estimate(args, split), flush=True)
         main(args, split, device)
 
 

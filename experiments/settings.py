@@ -18,7 +18,8 @@ from experiments import ROOT
 from Models import MODELS
 from Utils.errors import UserError, require_known
 from Utils.settings import RunSettings, method_of
-from Utils.sources import DATASETS, IN_ORDER
+from Utils.sources import IN_ORDER, dataset_name, is_own, refuse_reading, require_dataset
+from Utils.tables import MIN_COUNT
 
 TABLE = Path(__file__).with_suffix(".csv")
 # d of teacher and student (phi = 0.1), from the parameters in table 3 of the DE-RRD paper
@@ -161,26 +162,29 @@ def resolve(kind: type[Settings], given: dict[str, Any]) -> tuple[Settings, str]
     """Return a script's settings, and a line that says where they are from.
 
     First what is ``given``, then the table's row (``find_row``), then the script's block, whose
-    numbers are for the data set, model and size that stand there. Data in an order of time are
-    split by it. A base model of other usual
-    sizes than the block's has those.
+    numbers are for the data set, model and size that stand there. Public data in an order of time
+    are split by it. A base model of other usual sizes than the block's has those.
 
     Raises
     ------
     UserError
-        If the data set or the base model is unknown, or if the row has what the script cannot use.
+        If the data set or the base model is unknown, if it is said how to read what is built in, or
+        if the row has what the script cannot use.
     """
     block = {field.name: field.default for field in fields(kind)}
     dataset, model = (given.get(name, block[name]) for name in ("dataset", "model"))
-    require_known("--dataset", dataset, DATASETS)
+    require_dataset(dataset)
     require_known("--model", model, MODELS)
     usual = SIZES.get(model, {}) if model != block["model"] else {}
     sizes = {name: size for name, size in usual.items() if name in block}
     method, dim = method_of(kind), (block | sizes | given)["dim"]
     if dataset in IN_ORDER:
         sizes["split"] = "time"  # unless told otherwise
+    if is_own(dataset):
+        sizes["min_count"] = MIN_COUNT
     args, of_row = kind(**(sizes | given)), {}
-    row = find_row(block, dataset, model, method, dim)
+    refuse_reading(dataset, args)
+    row = find_row(block, dataset_name(dataset), model, method, dim)
     if row:
         try:
             of_row = parse(row.settings, kind)
@@ -197,6 +201,9 @@ def resolve(kind: type[Settings], given: dict[str, Any]) -> tuple[Settings, str]
         said.append(f"tuned ({place}; {row.source}): {_in_words(of_row)}")
     elif model != block["model"] and "lr" in block:
         said.append(f"no row for {model} in {TABLE.name}, so the numbers are {block['model']}'s")
+    elif is_own(dataset) and "lr" in block:
+        name, whose = dataset_name(dataset), block["dataset"]
+        said.append(f"no row for {name} in {TABLE.name}, so the numbers are {whose}'s")
     return args, "; ".join([*said, f"all else as in main_{method}.py"])
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from experiments.estimate import training_minutes
 from experiments.settings import SIZES, load_script, resolve
 from Models import MODELS
 from Models.ensemble import EnsembleTeacher
@@ -98,8 +99,7 @@ def _member(name: str, args: Any, split: Split, device: torch.device) -> Trained
 def _usual_member(name: str, args: Any) -> dict[str, Any]:
     """Return the settings of the run that a base model, or its kind, stands for."""
     model = KINDS.get(name, name)
-    given = {each: getattr(args, each) for each in SHARED}
-    return given | {"model": model, "dim": SIZES[model]["teacher_dim"], **_states(args)}
+    return _shared(args) | {"model": model, "dim": SIZES[model]["teacher_dim"], **_states(args)}
 
 
 def checkpoints_of(name: str, args: Any) -> Path:
@@ -142,7 +142,7 @@ def load_assistants(args: Any, split: Split, device: torch.device) -> list[Train
             f"learn; use --teacher for a single one"
         )
     sizes = assistant_sizes(args.num_TAs, args.TA_dims, args.dim, args.teacher_dim)[::-1]
-    shared = {name: getattr(args, name) for name in (*SHARED, "teacher_dim", "teacher")}
+    shared = _shared(args) | {name: getattr(args, name) for name in ("teacher_dim", "teacher")}
     for name in ("layer", "precision"):
         if hasattr(load_script(args.kd).Settings, name):  # a setting without use stays as it is
             shared[name] = getattr(args, name)
@@ -192,8 +192,13 @@ def assistant_sizes(count: int, chosen: str, d_s: int, d_t: int) -> list[int]:
 
 def own_teacher(args: Any, split: Split) -> Path:
     """Return the checkpoint of the teacher that belongs to a run; train it to its end if needed."""
-    given = {name: getattr(args, name) for name in SHARED} | {"dim": args.teacher_dim}
+    given = _shared(args) | {"dim": args.teacher_dim}
     return trained_run("no_KD", given | _states(args), split)
+
+
+def _shared(args: Any) -> dict[str, Any]:
+    """Return what a run and its teachers have in common."""
+    return {name: getattr(args, name) for name in SHARED} | args.chosen()
 
 
 def _states(args: Any) -> dict[str, int]:
@@ -227,10 +232,8 @@ def trained_run(method: str, given: dict[str, Any], split: Split, role: str = "t
             )
     if folder.has_weights() and folder.summary.exists():
         return folder.best
-    size = wanted.dim * (split.num_users + split.num_items)
-    # Some 200 epochs; Adam streams every parameter through memory in a nanosecond a step.
-    minutes = 200 * len(split.train_users) / wanted.batch_size * size * 1e-9 / 60
-    takes = f", in roughly {minutes:.1f} minutes on a CPU" * (method == "no_KD")
+    takes = f", in roughly {training_minutes(wanted, split):.1f} minutes on a CPU"
+    takes *= method == "no_KD"
     print(
         f"no finished {role} in {folder.checkpoints}: training it first{takes}\n"
         f"{shlex.join([*command, '--resume'])}",

@@ -17,7 +17,7 @@ import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from io import TextIOWrapper
 from itertools import product
 from math import isnan, nan
@@ -45,7 +45,7 @@ from Utils.files import write_whole
 from Utils.run_folder import RunFolder, read_summary
 from Utils.seeding import numpy_generator
 from Utils.settings import launch
-from Utils.sources import load_split
+from Utils.sources import dataset_name, is_own, split_of
 from Utils.split import protocol_of
 
 LOGS = ROOT / "experiments/tuning"
@@ -60,9 +60,9 @@ class Settings:
     method: Annotated[str, tyro.conf.Positional]
     # values to combine: name=value,value name=value,value
     grid: tuple[str, ...]
-    # settings that are the same for all runs: name=value name=value
+    # settings that are the same for all runs, also how your own file is read: name=value name=value
     fixed: tuple[str, ...] = ()
-    # data set; its split of seed 0 is searched
+    # data set, or a file of your own; its split of seed 0 is searched
     dataset: str = "CiteULike"
     # base model, such as BPR, LightGCN, Caser; README lists them
     model: str = "BPR"
@@ -211,8 +211,7 @@ def search(args: Settings, todo: list[str], log: Path) -> list[UserError]:
     command += [f"--dataset={args.dataset}", f"--model={args.model}", f"--dim={first.dim}"]
     command += [f"--data_dir={args.data_dir.resolve()}"]
     if hasattr(first, "teacher") and not first.teachers:
-        split = load_split(args.dataset, first.split, first.seed, first.data_dir, first.held_out)
-        command.append(f"--teacher={own_teacher(first, split).resolve()}")
+        command.append(f"--teacher={own_teacher(first, split_of(first)).resolve()}")
     failures = []
     scratch = SCRATCH / log.stem
     with (
@@ -253,14 +252,16 @@ def best_row(args: Settings, dim: int, trials: list[Trial], log: Path) -> Row:
     kind = load_script(args.method).Settings
     settings = " ".join(p for p in best.settings.split() if p.partition("=")[0] in tuned(kind))
     source = f"best of {len(trials)} runs in {os.path.relpath(log, ROOT)}"
-    return Row(args.dataset, args.model, args.method, dim, settings, source)
+    return Row(dataset_name(args.dataset), args.model, args.method, dim, settings, source)
 
 
 def main(args: Settings) -> None:
     """Search, and print what was found."""
+    if is_own(args.dataset):  # runs have folders of their own
+        args = replace(args, dataset=str(Path(args.dataset).resolve()))
     points = [complete(args, point) for point in combinations(args.grid, args.fixed, args.draws)]
     dim = script_settings(args, points[0]).dim
-    log = LOGS / f"{args.dataset}-{args.model}-{args.method}-d{dim}.csv"
+    log = LOGS / f"{dataset_name(args.dataset)}-{args.model}-{args.method}-d{dim}.csv"
     done = [script_settings(args, trial.settings) for trial in read_trials(log)]
     todo = [point for point in points if script_settings(args, point) not in done]
     print(f"{len(points) - len(todo)} of {len(points)} runs are in {log} already")

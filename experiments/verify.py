@@ -20,7 +20,7 @@ from experiments.teacher import own_teacher
 from Utils.errors import UserError, require_known
 from Utils.run_folder import RunFolder
 from Utils.settings import RunSettings, launch
-from Utils.sources import load_split
+from Utils.sources import split_of
 
 
 @dataclass
@@ -74,8 +74,7 @@ def main(args: Settings) -> None:
         kind = load_script(method).Settings
         usual, teacher = resolve(kind, {"data_dir": args.data_dir, "threads": 1})[0], None
         if hasattr(usual, "teacher"):
-            where = usual.dataset, usual.split, usual.seed, usual.data_dir
-            split = load_split(*where, usual.held_out)
+            split = split_of(usual)
             teacher = own_teacher(usual, split)
         for dim in [usual.dim] if teacher else SIZES[usual.model].values():
             said = compare(args, method, dim, teacher)

@@ -43,6 +43,7 @@ from Utils.evaluation import Evaluator
 from Utils.files import sha256_of
 from Utils.run_folder import epochs_of
 from Utils.split import FULL_RANKING, LEAVE_ONE_OUT
+from Utils.tables import Reading
 
 METRICS = LEAVE_ONE_OUT.metrics
 CHAINS = (main_TAKD, main_DGKD)  # with assistants that are runs of their own
@@ -102,6 +103,7 @@ NO_KD |= {
     "overwrite",
     "keep_states",
 }  # tested with main_no_KD, of which the scripts' lines are copies
+NO_KD |= {field.name for field in dataclasses.fields(Reading)}  # tested in test_tables.py
 
 OTHER_VALUES = {
     "seed": 1,
@@ -415,13 +417,14 @@ def test_a_number_out_of_range_is_refused_at_once(script):
         )
         from_zero |= name.startswith("lmbda")
         from_zero |= (script, name) in ((main_S2D, "num_samples"), (main_DGKD, "num_dropped"))
-        wrong = [] if name == "T2" else [-1] if from_zero else [-1, 0]
+        any_sign = name in ("T2", "min_rating")
+        wrong = [] if any_sign else [-1] if from_zero else [-1, 0]
         wrong += [math.nan, math.inf] if kind is float else []
         for number in map(kind, wrong):
             for build in (script.Settings, partial(settings, script)):
                 with pytest.raises(UserError, match=rf"^--{name} {number} is out of range; use "):
                     build(**{name: number})
-        for number in (0,) if from_zero else (0, -1) if name == "T2" else ():
+        for number in (0,) if from_zero else (0, -1) if any_sign else ():
             script.Settings(**{name: kind(number)})
 
 

@@ -35,7 +35,7 @@ def test_the_first_line_that_differs_is_named(made, said):
 def project(workdir, split, monkeypatch) -> list[list[str]]:
     """A project with a finished run of five epochs on tiny data; returns the commands called."""
     commands = []
-    monkeypatch.setattr("experiments.script.load_split", lambda *_: split)
+    monkeypatch.setattr("experiments.script.split_of", lambda _: split)
     start(main_no_KD.main, main_no_KD.Settings, {"max_epoch": 5})
     for name in ("main_no_KD.py", "main_DE.py"):
         (workdir / name).touch()
