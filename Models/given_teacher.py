@@ -163,7 +163,7 @@ class FactorTeacher(TrainedTeacher):
     @property
     def states(self) -> list[Teacher]:
         """Raise ``UserError``: there are none."""
-        return Teacher.states.fget(self)
+        raise self._lacks("states of earlier epochs")
 
     def _top(self, kind: str, count: int) -> Tensor:
         return top_lists(self.model, self.split, kind, count)

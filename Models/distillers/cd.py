@@ -46,7 +46,8 @@ class CD(Distiller):
         self.refresh, self.sampling = refresh, sampling
         if sampling != "uniform" and K > pool:
             raise UserError(f"{K} items do not fit into lists of {pool}; use a smaller --K")
-        self.covered = teacher.covered("items", 1)
+        if sampling != "teacher":  # then scores are asked of whom it knows
+            self.covered = teacher.covered("items", 1)
         if sampling == "uniform":
             self.unseen = UnseenItems(asked, K, "--K", self.draws, teacher.device)
         elif sampling == "teacher":
