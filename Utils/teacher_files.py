@@ -172,7 +172,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
 
 def _lines(path: Path) -> list[str]:
     with opened(path, "text in UTF-8", REMEDY) as file:
-        return io.TextIOWrapper(file, "utf-8").read().removesuffix("\n").split("\n")
+        return file.read().decode().replace("\r\n", "\n").removesuffix("\n").split("\n")
 
 
 def _tables_of(path: Path, kind: str) -> list[Path]:
@@ -331,8 +331,10 @@ def _ids(path: Path, column: "pa.ChunkedArray") -> Ids:
     column = column.combine_chunks()
     encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
     different = encoded.dictionary.cast(pa.large_string()).to_pylist()
-    rows = encoded.indices.cast(pa.int64()).fill_null(len(different))  # no id is none of the data's
-    return Ids([*different, ""], rows.to_numpy(zero_copy_only=False))
+    rows = encoded.indices.cast(pa.int64())
+    if rows.null_count:  # no id, which is none of the data's
+        rows, different = rows.fill_null(len(different)), [*different, ""]
+    return Ids(different, rows.to_numpy(zero_copy_only=False))
 
 
 def _numbers(path: Path, name: str, column: "pa.ChunkedArray") -> np.ndarray:

@@ -3,6 +3,7 @@
 import gzip
 import json
 import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -189,6 +190,7 @@ def parquet(**changes):
     def write():
         write_factors("tables")
         columns = {"id": [0, 1, 2], "vector": [[1.0, 2.0, 3.0]] * 3} | changes
+        columns = {name: values for name, values in columns.items() if values is not None}
         pa.parquet.write_table(pa.table(columns), "tables/user_factors.parquet")
 
     return write
@@ -205,7 +207,7 @@ BAD_FACTORS = {
         of_arrays(user_ids=np.array([f"u{n}" for n in range(12)]))
     ),
     "users' vectors have 2 numbers and its items' 3": of_arrays(user_factors=USERS[:, :2]),
-    "user_factors has values that are not finite": of_arrays(user_factors=USERS * np.float32(np.nan)),
+    "user_factors has values that are not finite": of_arrays(user_factors=USERS * np.nan),
     "item_factors has numbers that are not finite in 40 of 40 rows, the first is row 0": (
         of_arrays(item_factors=np.full((40, 3), 1e300))
     ),
@@ -259,22 +261,23 @@ def made_lists(split, lengths=(0, 2, 9), seed=1):
     rng, rows = np.random.default_rng(seed), []
     for user in range(split.num_users):
         items = rng.permutation(split.num_items)[: lengths[user % len(lengths)]]
-        scores = np.sort(rng.normal(size=len(items)))[::-1]
-        rows += [
-            (user, int(i), 10 * r, float(s))
-            for r, (i, s) in enumerate(zip(items, scores, strict=True))
-        ]
+        scores = np.sort(rng.normal(size=len(items)).astype(np.float32))[::-1].tolist()
+        own, items = int(split.user_ids[user]), split.item_ids[items].tolist()
+        listed = enumerate(zip(items, scores, strict=True))
+        rows += [(own, item, 10 * place, score) for place, (item, score) in listed]
     rows += [(10**6, 1, 1, 0.5), (0, 10**6, 1, 0.5)]
-    rng.shuffle(rows)
-    return [(int(u), int(i), int(r), float(np.float32(s))) for u, i, r, s in rows]
+    return [rows[place] for place in rng.permutation(len(rows))]
 
 
 def lists_by_loops(rows, split):
     """Return each user's items outside training, best first, and their scores."""
     trained = set(zip(split.train_users.tolist(), split.train_items.tolist(), strict=True))
+    users = {each: number for number, each in enumerate(split.user_ids.tolist())}
+    items = {each: number for number, each in enumerate(split.item_ids.tolist())}
     found = {user: [] for user in range(split.num_users)}
-    for user, item, _, score in sorted(rows, key=lambda row: row[2]):
-        if user in found and item < split.num_items and (user, item) not in trained:
+    for own, its, _, score in sorted(rows, key=lambda row: row[2]):
+        user, item = users.get(own), items.get(its)
+        if user is not None and item is not None and (user, item) not in trained:
             found[user].append((item, score))
     return found
 
@@ -329,21 +332,21 @@ def test_lists_are_those_that_were_written(name, columns):
 @pytest.mark.parametrize("name", ["split", "shares"])
 def test_lists_are_measured_with_all_that_is_unlisted_below(name, request):
     split = request.getfixturevalue(name)
-    rows = made_lists(split, lengths=(0, 1900, 700))
+    rows = made_lists(split, lengths=(0, 200, 40))
     teacher, expected = read(write_lists("a.parquet", rows), split), lists_by_loops(rows, split)
-    part = split.test
     found = {}
-    for user, item in zip(part.users.tolist(), part.items.tolist(), strict=True):
-        place = {other: n for n, (other, _) in enumerate(expected[user])}
+    for user, item in zip(split.test.users.tolist(), split.test.items.tolist(), strict=True):
+        place = np.full(split.num_items, split.num_items)
+        for n, (other, _) in enumerate(expected[user]):
+            place[other] = n
         if split.candidates is None:
-            mine = split.train_items[split.train_users == user].tolist()
-            held = [*mine, *split.valid.items[split.valid.users == user].tolist(), item]
-            others = set(range(split.num_items)) - set(held)
+            others = np.ones(split.num_items, dtype=bool)
+            others[split.train_items[split.train_users == user]] = False
+            others[split.valid.items[split.valid.users == user]] = False
+            others[item] = False
         else:
-            others = split.candidates[user].tolist()
-        mine = place.get(item, split.num_items)
-        rank = 1 + sum(place.get(other, split.num_items) <= mine for other in others)
-        found.setdefault(user, []).append(rank)
+            others = split.candidates[user]
+        found.setdefault(user, []).append(1 + (place[others] <= place[item]).sum())
     if split.candidates is None:
         recall = np.mean([np.mean([rank <= 50 for rank in ranks]) for ranks in found.values()])
         assert teacher.metrics["test_R@50"] == pytest.approx(recall)
@@ -433,7 +436,7 @@ def losses(make, pupil, teacher, batches) -> tuple[list[float], list[float]]:
         distiller.begin_epoch(0)
         loss = distiller.loss(batch)
         gradients = torch.autograd.grad(loss, list(pupil.parameters()), allow_unused=True)
-        found.append(float(loss))
+        found.append(loss.item())
         slopes.append(sum(float(g.to_dense().abs().sum()) for g in gradients if g is not None))
     return found, slopes
 
@@ -495,12 +498,12 @@ def test_representations_of_what_has_no_vector_are_not_learned(kind, pupil):
         distiller.begin_epoch(0)
         (users, items), weights = distiller.entities(batch)
         h_s, h_t = distiller.student(users, items), distiller.teacher(users, items)
-        each = {k: distiller.distance(k, h_s[k], h_t[k]) for k in weights}
-        values.append((users, items, each, float(distiller.loss(batch))))
+        each = {k: distiller.distance(k, h_s[k], h_t[k]).tolist() for k in weights}
+        values.append((users, items, each, distiller.loss(batch).item()))
     users, items, each, _ = values[0]
-    expected = sum(float(d) for u, d in zip(users.tolist(), each["user"], strict=True) if u != 2)
+    expected = sum(d for u, d in zip(users.tolist(), each["user"], strict=True) if u != 2)
     expected += sum(
-        float(d) / 2 for i, d in zip(items.tolist(), each["item"], strict=True) if i not in (5, 8)
+        d / 2 for i, d in zip(items.tolist(), each["item"], strict=True) if i not in (5, 8)
     )
     assert values[1][3] == pytest.approx(expected, rel=1e-5)
     assert values[0][3] > expected
@@ -521,21 +524,27 @@ def test_an_item_without_a_vector_has_no_list_of_users(side, pupil):
             rrd.items = torch.tensor([[5, item]]).expand(12, -1)
         distiller.begin_epoch(0)
         batch = Pairs(*(torch.tensor([n]) for n in (0, item, 9)))
-        assert (float(distiller.loss(batch)) != 0) == expected
+        assert (distiller.loss(batch).item() != 0) == expected
 
 
 # --- has it seen the test? -----------------------------------------------------------------------
 
 
-def fitted(split, *parts) -> tuple[np.ndarray, np.ndarray]:
-    """Return the best approximation, d = 16, of training pairs and those of other parts."""
-    users = np.concatenate([split.train_users, *(part.users for part in parts)])
-    items = np.concatenate([split.train_items, *(part.items for part in parts)])
-    seen = csr_matrix(
-        (np.ones(len(users)), (users, items)), shape=(split.num_users, split.num_items)
-    )
-    left, values, right = svds(seen, k=16, random_state=0)
-    return (left * values).astype(np.float32), right.T.astype(np.float32)
+@pytest.fixture(scope="module")
+def fitted(split):
+    """Return a function: the best approximation, d = 64, of training pairs and of other parts'."""
+
+    @cache
+    def fit(*names: str) -> tuple[np.ndarray, np.ndarray]:
+        parts = [getattr(split, name) for name in names]
+        users = np.concatenate([split.train_users, *(part.users for part in parts)])
+        items = np.concatenate([split.train_items, *(part.items for part in parts)])
+        shape = split.num_users, split.num_items
+        seen = csr_matrix((np.ones(len(users)), (users, items)), shape=shape)
+        left, values, right = svds(seen, k=64, random_state=0)
+        return (left * values).astype(np.float32), right.T.astype(np.float32)
+
+    return fit
 
 
 def of_split(split) -> dict[str, np.ndarray]:
@@ -551,9 +560,8 @@ def of_split(split) -> dict[str, np.ndarray]:
         (("valid", "test"), ["one of the same user's in training, as if it had been trained on"]),
     ],
 )
-def test_a_teacher_that_has_seen_the_test_is_warned_about(split, parts, words, capsys):
-    factors = fitted(split, *(getattr(split, part) for part in parts))
-    read(write_factors("a.npz", *factors, of_split(split)), split)
+def test_a_teacher_that_has_seen_the_test_is_warned_about(split, fitted, parts, words, capsys):
+    read(write_factors("a.npz", *fitted(*parts), of_split(split)), split)
     said = capsys.readouterr().err.splitlines()
     assert len(said) == len(words)
     for line, word in zip(sorted(said, key=lambda each: "same user" in each), words, strict=True):
@@ -562,8 +570,8 @@ def test_a_teacher_that_has_seen_the_test_is_warned_about(split, parts, words, c
 
 
 @pytest.mark.parametrize("parts", [(), ("test",)])
-def test_lists_with_too_much_of_the_test_are_warned_about(split, parts, capsys):
-    path = write_top(split, fitted(split, *(getattr(split, part) for part in parts)), 10)
+def test_lists_with_too_much_of_the_test_are_warned_about(split, fitted, parts, capsys):
+    path = write_top(split, fitted(*parts), 10)
     read(path, split)
     assert ("as if it had been trained on the test" in capsys.readouterr().err) == bool(parts)
 
@@ -585,8 +593,8 @@ def write_top(split, factors, count: int, columns=("user", "item", "rank", "scor
 
 
 @pytest.fixture(scope="module")
-def factors(split):
-    return fitted(split)
+def factors(fitted):
+    return fitted()
 
 
 QUICK = {"dim": 8, "max_epoch": 2, "lr": 0.01}
@@ -607,7 +615,7 @@ def test_methods_learn_from_factors_that_know_not_all(split, factors, workdir, m
     assert "970 of 1,000 users and 1,993 of 1,998 items have vectors" in capsys.readouterr().out
     config = json.loads(next((workdir / "logs").rglob("config.json")).read_text())
     assert config["teachers"][0]["sha256"]
-    assert config["settings"]["teacher_dim"] == config["teachers"][0]["dim"] == 16
+    assert config["settings"]["teacher_dim"] == config["teachers"][0]["dim"] == 64
     summary = json.loads(next((workdir / "logs").rglob("summary.json")).read_text())
     assert summary["test"]["H@5"] > 0
 
@@ -665,7 +673,7 @@ def test_a_method_says_what_it_needs_that_lists_lack(split, factors, script, giv
     path = write_top(split, factors, 10, columns=("user", "item", "rank"))
     teacher = {} if "teachers" in given else {"teacher": str(path)}
     with pytest.raises(UserError) as error:
-        run(script, **{"dim": 8, "max_epoch": 1} | teacher | given)
+        run(script, dim=8, **teacher | given)
     assert words in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -681,7 +689,7 @@ def test_factors_of_all_may_be_of_an_ensemble_and_others_may_not(
 ):
     path = write_factors("als.npz", *factors, of_split(split))
     run(main_S2D, teachers=f"{path},{teacher_path}", **QUICK, K=50)
-    assert "GivenFactors d=16, BPR d=16 averaged" in capsys.readouterr().out
+    assert "GivenFactors d=64, BPR d=16 averaged" in capsys.readouterr().out
     ids = of_split(split) | {"user": split.user_ids[1:]}
     path = write_factors("some.npz", factors[0][1:], factors[1], ids)
     with pytest.raises(UserError, match=r"some\.npz: an ensemble averages scores of all users and"):
