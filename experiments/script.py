@@ -103,8 +103,8 @@ class TeacherSettings(ScriptSettings):
     # .safetensors, a folder of Parquet) or lists (.parquet, .csv, .tsv), under the original ids;
     # empty: the run of main_no_KD.py on the same split
     teacher: str = ""
-    # several teachers as one, for methods of lists and scores: base models, or checkpoints, as in
-    # BPR,iALS; those that are missing are trained first
+    # several teachers as one, for methods of lists and scores: base models, checkpoints or factors,
+    # as in BPR,iALS; those that are missing are trained first
     teachers: str = ""
     # how much each counts, as in 1,2; empty: all the same
     teacher_weights: str = ""
