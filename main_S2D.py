@@ -4,6 +4,7 @@
     python main_S2D.py --start random                   # without the spectral start
     python main_S2D.py --w 1 --start random             # no teacher at all
     python main_S2D.py --model NeuMF                    # a NeuMF teacher
+    python main_S2D.py --teacher als.npz                # one that was trained elsewhere
 
 The student's scores are inner products (BPR's), the teacher's are those of any base model. The
 student starts from the best low-rank approximation of the teacher's scores. Then its softmax over

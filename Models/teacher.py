@@ -40,11 +40,13 @@ class Teacher:
     split : the data that it knows.
     sha256 : of what it is made from, for the record.
     device : where its answers are.
+    metrics : of validation and test, measured when they are asked for: ``valid_H@5``, ...
     """
 
     split: Split
     sha256: str
     device: torch.device
+    metrics: dict[str, float]
 
     @property
     def asked(self) -> Split | Asked:
@@ -60,9 +62,24 @@ class Teacher:
         """Return one line: what the teacher is and how good it is."""
         return type(self).__name__
 
+    def _measured(self) -> str:
+        metric = self.split.protocol.selecting
+        return "  ".join(
+            f"{part} {metric} {self.metrics[f'{part}_{metric}']:.4f}" for part in ("valid", "test")
+        )
+
     def record(self) -> dict[str, Any]:
         """Return what a run keeps of it."""
         return {"sha256": self.sha256}
+
+    def covered(self, kind: str, count: int) -> Tensor | None:
+        """Return who has a list of ``count`` of its own; None: everybody.
+
+        ``kind`` is what the lists are of: ``(num_users,)`` bool for items, ``(num_items,)`` for
+        users. What ``top_items`` and ``top_users`` return for the others is no list, and learned
+        from by nobody.
+        """
+        return None
 
     def top_items(self, count: int) -> Tensor:
         """Return each user's best items outside the training set, ``(num_users, count)`` int32."""
@@ -138,12 +155,6 @@ class TrainedTeacher(Teacher):
         return (
             f"teacher {name} d={self.model.dim}: {size:,} parameters, {self._measured()}, "
             f"{self.path}"
-        )
-
-    def _measured(self) -> str:
-        metric = self.split.protocol.selecting
-        return "  ".join(
-            f"{part} {metric} {self.metrics[f'{part}_{metric}']:.4f}" for part in ("valid", "test")
         )
 
     def record(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -130,7 +130,7 @@ def lock_folder(folder: Path, wait: bool = False) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _opened(path: Path, kind: str, remedy: str) -> Iterator[BinaryIO]:
+def opened(path: Path, kind: str, remedy: str) -> Iterator[BinaryIO]:
     """Open a file, and say in one line what is wrong where it cannot be opened or understood."""
     try:
         file = open(path, "rb")
@@ -157,8 +157,10 @@ def _check_zip(file: BinaryIO) -> None:
     file.seek(0)
 
 
-def read_npz(path: Path, names: list[str], remedy: str = ANEW) -> dict[str, np.ndarray]:
-    """Return the named arrays of an ``.npz`` file.
+def read_npz(
+    path: Path, names: list[str], remedy: str = ANEW, optional: Sequence[str] = ()
+) -> dict[str, np.ndarray]:
+    """Return the named arrays of an ``.npz`` file, and those of the optional ones that it has.
 
     Raises
     ------
@@ -166,13 +168,13 @@ def read_npz(path: Path, names: list[str], remedy: str = ANEW) -> dict[str, np.n
         If the file is missing, damaged (by its checksums), holds other things, or numbers that are
         not finite.
     """
-    with _opened(path, ".npz file", remedy) as raw:
+    with opened(path, ".npz file", remedy) as raw:
         _check_zip(raw)
         with np.load(raw, allow_pickle=False) as file:
             for name in names:
                 if name not in file.files:
                     raise UserError(f"{path}: holds no {name!r}; it is another kind of file")
-            arrays = {name: file[name] for name in names}
+            arrays = {name: file[name] for name in (*names, *optional) if name in file.files}
         for name, array in arrays.items():
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 raise UserError(f"{path}: {name} has values that are not finite; {remedy}")
@@ -239,7 +241,7 @@ def read_checkpoint(
         If the file is damaged (by its checksums) or foreign, if it differs in one of the entries
         of ``identity``, or if it has numbers that are not finite.
     """
-    with _opened(path, "checkpoint", remedy) as file:
+    with opened(path, "checkpoint", remedy) as file:
         _check_zip(file)
         content = torch.load(file, map_location=device, weights_only=True)
     for key, expected in identity.items():
@@ -263,7 +265,7 @@ def _tensors(content: object) -> Iterator[Tensor]:
 
 def read_json(path: Path, remedy: str = "--overwrite starts again") -> dict[str, Any]:
     """Read a JSON file that holds an object; raises ``UserError`` if it is missing or broken."""
-    with _opened(path, "JSON file", remedy) as file:
+    with opened(path, "JSON file", remedy) as file:
         content = json.loads(file.read())
         if not isinstance(content, dict):
             raise ValueError(path)
@@ -280,5 +282,5 @@ def open_plain(path: Path) -> BinaryIO:
 
 def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, in hexadecimal."""
-    with _opened(path, "file", "put it there") as file:
+    with opened(path, "file", "put it there") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -13,10 +13,12 @@ from experiments.estimate import training_minutes
 from experiments.settings import SIZES, load_script, resolve
 from Models import MODELS
 from Models.ensemble import EnsembleTeacher
-from Models.teacher import TrainedTeacher, read_teacher
+from Models.given_teacher import read_given
+from Models.teacher import Teacher, TrainedTeacher, read_teacher
 from Utils.errors import UserError, require_known, warn
 from Utils.run_folder import RunFolder, differences, in_words
 from Utils.split import Split
+from Utils.teacher_files import is_given
 
 # base models by the kinds that HetComp's code calls its teachers
 KINDS = {"MF": "BPR", "ML": "CML", "DL": "NeuMF", "GNN": "LightGCN", "AE": "MultVAE"}
@@ -26,26 +28,33 @@ SHARED = ("dataset", "split", "valid_share", "test_share", "seed", "model", "sel
 SHARED += ("data_dir", "device", "threads")
 
 
-def load_teacher(args: Any, split: Split, device: torch.device) -> TrainedTeacher:
+def load_teacher(args: Any, split: Split, device: torch.device) -> Teacher:
     """Return the teacher that a script's settings name; train it first if it is missing.
 
     ``args.teacher`` is a checkpoint or its folder, of any script's run: a student may be the next
-    one's teacher. If it is empty, the teacher is the run of ``main_no_KD.py`` with
-    ``args.teacher_dim`` on the same data set, split and seed. ``args.teacher_dim`` is its size
-    afterwards. ``args.teachers`` are several, see ``load_ensemble``.
+    one's teacher; or factors or lists, see ``Utils.teacher_files``. If it is empty, the teacher is
+    the run of ``main_no_KD.py`` with ``args.teacher_dim`` on the same data set, split and seed.
+    ``args.teacher_dim`` is its size afterwards, if it has one. ``args.teachers`` are several, see
+    ``load_ensemble``.
 
     Raises
     ------
     UserError
-        If the file is missing, broken, or of another data set or split, or if what was trained in
-        the teacher's place has other settings.
+        If the file is missing, broken, or of another data set or split, if what was trained in the
+        teacher's place has other settings, or if there are to be assistants of a teacher without
+        representations.
     """
     if args.teachers:
         return load_ensemble(args, split, device)
     path, remedy = Path(args.teacher), "name another --teacher, or none to have one trained"
     if not args.teacher:
         path, remedy = own_teacher(args, split), "delete it to have it trained anew"
-    teacher = read_teacher(path, split, device, remedy)
+    teacher = _read(path, split, device, remedy)
+    if hasattr(args, "TA_dims"):  # refused here, and not by an assistant's own run
+        one = torch.zeros(1, dtype=torch.int64, device=device)
+        teacher.representations(one, one)
+    if not isinstance(teacher, TrainedTeacher):
+        return teacher
     if teacher.model.dim < args.dim:
         warn(
             f"{teacher.path}: the teacher (d={teacher.model.dim}) is smaller than the student "
@@ -53,6 +62,13 @@ def load_teacher(args: Any, split: Split, device: torch.device) -> TrainedTeache
         )
     args.teacher_dim = teacher.model.dim
     return teacher
+
+
+def _read(path: Path, split: Split, device: torch.device, remedy: str) -> Teacher:
+    """Return the teacher at a path: given factors or lists, or a run's weights."""
+    if is_given(path):
+        return read_given(path, split, device)
+    return read_teacher(path, split, device, remedy)
 
 
 def load_ensemble(args: Any, split: Split, device: torch.device) -> EnsembleTeacher:
@@ -64,7 +80,8 @@ def load_ensemble(args: Any, split: Split, device: torch.device) -> EnsembleTeac
     Raises
     ------
     UserError
-        As ``load_teacher``, and if one is named twice or the weights are no such.
+        As ``load_teacher``, and if one is named twice, has no scores of all users and items, or
+        the weights are no such.
     """
     if args.teacher:
         raise UserError(f"--teacher {args.teacher} --teachers {args.teachers}: use one of them")
@@ -93,7 +110,16 @@ def _member(name: str, args: Any, split: Split, device: torch.device) -> Trained
         path, remedy = trained_run("no_KD", given, split), "delete it to have it trained anew"
     elif path.name == name and not path.exists():
         require_known("--teachers", name, NAMED)
-    return read_teacher(path, split, device, remedy)
+    teacher = _read(path, split, device, remedy)
+    partial = not isinstance(teacher, TrainedTeacher) or any(
+        teacher.covered(kind, 0) is not None for kind in ("items", "users")
+    )
+    if partial:
+        raise UserError(
+            f"{path}: an ensemble averages scores of all users and items, and this teacher has not "
+            f"all; use it alone, with --teacher"
+        )
+    return teacher
 
 
 def _usual_member(name: str, args: Any) -> dict[str, Any]:

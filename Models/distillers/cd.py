@@ -10,7 +10,7 @@ from Models.distillers.distiller import Distiller, both_asked
 from Models.distillers.sampling import CHUNK, UnseenItems, draw_by_rank
 from Models.recommender import Recommender
 from Models.teacher import Teacher, top_lists
-from Utils.dataset import Pairs, distinct
+from Utils.dataset import Pairs
 from Utils.errors import UserError
 
 
@@ -46,10 +46,12 @@ class CD(Distiller):
         self.refresh, self.sampling = refresh, sampling
         if sampling != "uniform" and K > pool:
             raise UserError(f"{K} items do not fit into lists of {pool}; use a smaller --K")
+        if sampling != "teacher":  # then scores are asked of whom it knows
+            self.covered = teacher.covered("items", 1)
         if sampling == "uniform":
             self.unseen = UnseenItems(asked, K, "--K", self.draws, teacher.device)
         elif sampling == "teacher":
-            self.top = teacher.top_items(pool)
+            self.top = self.ask_lists(teacher, "items", pool)
         else:  # a buffer, so that a resumed run has the list of an earlier epoch
             self.ranked_by_student = lambda: top_lists(student, asked, "items", pool)
             self.register_buffer("top", self.ranked_by_student())
@@ -72,7 +74,7 @@ class CD(Distiller):
 
     def loss(self, batch: Pairs) -> Tensor:
         """Return ``L_CD`` of the batch's users."""
-        users, weights = distinct(batch.users)
+        users, weights = self.learners(batch.users)
         losses = F.binary_cross_entropy_with_logits(
             self.score(users, self.items[users]), self.targets[users], reduction="none"
         )

@@ -10,7 +10,7 @@ from Models.distillers.dcd import ranks_within
 from Models.distillers.distiller import Distiller, both_asked
 from Models.recommender import Recommender
 from Models.teacher import Teacher
-from Utils.dataset import Pairs, Users, distinct
+from Utils.dataset import Pairs, Users
 
 # of each stage: how many of the teacher's first are ranked, and the sizes of two bands after them
 STAGES = ((5, 12, 13), (10, 10, 10), (20, 5, 5))
@@ -39,7 +39,7 @@ class CLDRD(Distiller):
         super().__init__(**draws)
         both_asked(student, teacher)
         self.score, self.stage_epochs = student.score, stage_epochs
-        self.items = teacher.top_items(sum(STAGES[0])).long()
+        self.items = self.ask_lists(teacher, "items", sum(STAGES[0])).long()
 
     def begin_epoch(self, epoch: int) -> None:
         """Take the labels of this epoch's stage."""
@@ -48,7 +48,7 @@ class CLDRD(Distiller):
 
     def loss(self, batch: Pairs | Users) -> Tensor:
         """Return the loss of the batch's users."""
-        users, weights = distinct(batch.users)
+        users, weights = self.learners(batch.users)
         return weighted_pairs_loss(self.score(users, self.items[users]), self.labels) @ weights
 
 

@@ -11,7 +11,7 @@ from Models.distillers.rrd import relaxed_ranking_loss
 from Models.distillers.sampling import CHUNK, draw_by_weight
 from Models.recommender import Recommender
 from Models.teacher import Teacher
-from Utils.dataset import Pairs, Users, distinct
+from Utils.dataset import Pairs, Users
 from Utils.errors import UserError
 
 FLOOR = 1e-5  # the least weight: there may be fewer than n with any
@@ -30,7 +30,7 @@ class Correction(Distiller):
 
     Parameters
     ----------
-    top : (N, pool) the teacher's lists, best first, without training pairs.
+    kind, pool : what the teacher's lists are of, ``items`` or ``users``, and their length.
     n, eps : how many are drawn of each kind, and how fast their weight grows with the ranks.
     refresh : epochs after which the student's ranks are taken anew.
     sampling : ``weighted``: both are drawn anew for each batch; ``top``: those of the largest
@@ -39,19 +39,19 @@ class Correction(Distiller):
     """
 
     def __init__(
-        self, top: Tensor, *, n: int, eps: float, refresh: int, sampling: str = "weighted",
-        **draws: Any,
+        self, teacher: Teacher, kind: str, *, pool: int, n: int, eps: float, refresh: int,
+        sampling: str = "weighted", **draws: Any,
     ) -> None:  # fmt: skip
         super().__init__(**draws)
-        if n > top.shape[1]:
+        if n > pool:
             raise UserError(
-                f"--n {n}: so many do not fit into lists of {top.shape[1]}; use a smaller --n, or "
+                f"--n {n}: so many do not fit into lists of {pool}; use a smaller --n, or "
                 f"a larger --pool"
             )
-        self.top, self.n, self.eps = top, n, eps
+        self.top, self.n, self.eps = self.ask_lists(teacher, kind, pool), n, eps
         self.refresh, self.sampling = refresh, sampling
         # rank_S - rank_T; a buffer, so that a resumed run has what an earlier epoch found
-        self.register_buffer("lower", torch.zeros_like(top))
+        self.register_buffer("lower", torch.zeros_like(self.top))
 
     @abstractmethod
     def score(self, rows: Tensor, others: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ class Correction(Distiller):
 
     def correct(self, entities: Tensor) -> Tensor:
         """Return the loss of the distinct ones of a batch's users, or items."""
-        rows, weights = distinct(entities)
+        rows, weights = self.learners(entities)
         lower = self.lower[rows]
         places = torch.cat([self._choose(lower), self._choose(-lower)], dim=1)
         scores = self.score(rows, self.top[rows].gather(1, places))
@@ -88,9 +88,9 @@ class Correction(Distiller):
 class UCD(Correction):
     """The user side of DCD: for the batch's users, the teacher's first ``pool`` items."""
 
-    def __init__(self, student: Recommender, teacher: Teacher, *, pool: int, **chosen: Any) -> None:
+    def __init__(self, student: Recommender, teacher: Teacher, **chosen: Any) -> None:
         require_batches(student, "users")
-        super().__init__(teacher.top_items(pool), **chosen)
+        super().__init__(teacher, "items", **chosen)
         self.student = student.score
 
     def score(self, rows: Tensor, others: Tensor) -> Tensor:
@@ -111,9 +111,9 @@ class ICD(Correction):
         If the student does not train on pairs.
     """
 
-    def __init__(self, student: Recommender, teacher: Teacher, *, pool: int, **chosen: Any) -> None:
+    def __init__(self, student: Recommender, teacher: Teacher, **chosen: Any) -> None:
         require_pairs(student)
-        super().__init__(teacher.top_users(pool), **chosen)
+        super().__init__(teacher, "users", **chosen)
         self.student = student.score
 
     def score(self, rows: Tensor, others: Tensor) -> Tensor:

@@ -60,9 +60,9 @@ class DE(RepresentationDistiller):
         self.tau = temperature(clock, self.tau_0, self.tau_P, self.P)
         self.noise = self.draws.generator("gumbel", epoch, self.device)
 
-    def entities(self, batch: Pairs) -> tuple[tuple[Tensor, Tensor], dict[str, Tensor]]:
+    def weigh(self, batch: Pairs) -> tuple[tuple[Tensor, Tensor], dict[str, Tensor]]:
         """Return what is distilled, users and items or pairs of them, and the weight of each."""
-        entities, weights = super().entities(batch)
+        entities, weights = super().weigh(batch)
         if self.variant != "paper":
             return entities, weights
         if "pair" in weights:

@@ -25,7 +25,13 @@ class Distiller(nn.Module, ABC):
     ----------
     seed : of all that it draws.
     name : tells it from another one of its kind in the same run, which else would draw the same.
+
+    Attributes
+    ----------
+    covered : whom of the users, or items, the teacher has a list of, bool; None: of everybody.
     """
+
+    covered: Tensor | None = None
 
     def __init__(self, seed: int = 0, name: str = "") -> None:
         super().__init__()
@@ -37,6 +43,16 @@ class Distiller(nn.Module, ABC):
     @abstractmethod
     def loss(self, batch: Pairs) -> Tensor:
         """Return the distillation term of a batch, differentiable in the student: ``()``."""
+
+    def ask_lists(self, teacher: Teacher, kind: str, count: int) -> Tensor:
+        """Return the teacher's lists of ``kind``, items or users, and note who is ``covered``."""
+        self.covered = teacher.covered(kind, count)
+        return (teacher.top_items if kind == "items" else teacher.top_users)(count)
+
+    def learners(self, entities: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the ``distinct`` ones of a batch, and their weights: 0 for who is not covered."""
+        values, weights = distinct(entities)
+        return values, weights if self.covered is None else weights * self.covered[values]
 
 
 def require_batches(student: Recommender, *columns: str) -> None:
@@ -114,6 +130,7 @@ class RepresentationDistiller(Distiller):
                 f"the teacher's last layer encodes each {' and '.join(h_t)}, the student's each "
                 f"{' and '.join(h_s)}; use a teacher of the same base model, or --layer embeddings"
             )
+        self.known = {"user": teacher.covered("items", 0), "item": teacher.covered("users", 0)}
         self.kinds, first = list(h_s), next(iter(h_s))  # users and items are of one size
         self.d_s, self.d_t = h_s[first].shape[1], target_dim or h_t[first].shape[1]
 
@@ -121,8 +138,17 @@ class RepresentationDistiller(Distiller):
         """Return the users and items to distil, and by kind the weight of each.
 
         What ``representations`` takes, and ``{"user": (B,), "item": (C,)}`` or ``{"pair": (B,)}``:
-        distinct users weigh 1, distinct positives and distinct negatives one half, as do pairs.
+        distinct users weigh 1, distinct positives and distinct negatives one half, as do pairs;
+        those of whom the teacher knows nothing, 0.
         """
+        entities, weights = self.weigh(batch)
+        for kind, ids in zip(("user", "item"), entities, strict=True):
+            if kind in weights and self.known[kind] is not None:
+                weights[kind] = weights[kind] * self.known[kind][ids]
+        return entities, weights
+
+    def weigh(self, batch: Pairs) -> tuple[tuple[Tensor, Tensor], dict[str, Tensor]]:
+        """Return the same, whatever the teacher knows."""
         users, positives, negatives = batch
         if "pair" in self.kinds:
             pairs = users.repeat(2), torch.cat([positives, negatives])

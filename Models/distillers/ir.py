@@ -35,7 +35,7 @@ class ItemSideRRD(Distiller):
         self.rrd, self.score = rrd, student.score
         self.num_above = K
         self.lists = RankingLists(
-            teacher.top_users(pool),
+            self.ask_lists(teacher, "users", pool),
             (teacher.split.train_items, teacher.split.train_users),
             teacher.split.num_users,
             K=K,
@@ -53,7 +53,7 @@ class ItemSideRRD(Distiller):
 
     def loss(self, batch: Pairs) -> Tensor:
         """Return the regulariser of the items in the lists of the batch's users."""
-        items, weights = distinct(self.rrd.items[distinct(batch.users)[0]])
+        items, weights = self.learners(self.rrd.items[distinct(batch.users)[0]])
         scores = self.score(self.users[items], items)
         losses = relaxed_ranking_loss(scores[:, : self.num_above], scores[:, self.num_above :])
         return losses @ weights

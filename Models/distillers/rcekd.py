@@ -9,7 +9,7 @@ from Models.distillers.distiller import Distiller, both_asked
 from Models.distillers.sampling import CHUNK, draw_by_weight
 from Models.recommender import Recommender
 from Models.teacher import Teacher, top_lists
-from Utils.dataset import Pairs, distinct
+from Utils.dataset import Pairs
 from Utils.errors import UserError
 
 MOST_BELOW = 50  # of the teacher's items below a place, more do not add to its weight
@@ -48,7 +48,8 @@ class RCEKD(Distiller):
         self.score, self.num_items, self.teacher = student.score, student.num_items, teacher
         self.K, self.L, self.T, self.beta, self.tau = K, L, T, beta, tau
         self.ranked_by_student = lambda: top_lists(student, asked, "items", pool)
-        self.top = teacher.top_items(pool)[:, :K].long()  # refuses a pool that is too long at once
+        # refuses a pool that is too long at once
+        self.top = self.ask_lists(teacher, "items", pool)[:, :K].long()
 
     def begin_epoch(self, epoch: int) -> None:
         """Have the student rank, draw, and ask the teacher."""
@@ -96,7 +97,7 @@ class RCEKD(Distiller):
 
     def loss(self, batch: Pairs) -> Tensor:
         """Return the loss of the batch's users."""
-        users, weights = distinct(batch.users)
+        users, weights = self.learners(batch.users)
         scores = self.score(users, self.items[users]) / self.tau
         first, second = scores.tensor_split([self.K], dim=1)
         # not -inf, which times a share of 0 is no number

@@ -10,7 +10,7 @@ from Models.distillers.distiller import Distiller, both_asked
 from Models.distillers.sampling import UnseenItems
 from Models.recommender import Recommender
 from Models.teacher import Teacher
-from Utils.dataset import Pairs, distinct
+from Utils.dataset import Pairs
 
 
 class RD(Distiller):
@@ -43,7 +43,7 @@ class RD(Distiller):
         super().__init__(**draws)
         asked = both_asked(student, teacher)
         self.score, self.num_items = student.score, student.num_items
-        self.items = teacher.top_items(K).long()
+        self.items = self.ask_lists(teacher, "items", K).long()
         falls = weights in ("hybrid", "position")
         position = position_weights(K, T) if falls else torch.full((K,), 1 / K)
         self.position = position.to(teacher.device)
@@ -58,7 +58,7 @@ class RD(Distiller):
 
     def loss(self, batch: Pairs) -> Tensor:
         """Return ``L_RD`` of the batch's users."""
-        users, weights = distinct(batch.users)
+        users, weights = self.learners(batch.users)
         scores = self.score(users, self.items[users])
         losses = -F.logsigmoid(scores) * self._item_weights(users, scores.detach())
         return losses.sum(dim=1) @ weights

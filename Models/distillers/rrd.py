@@ -9,7 +9,7 @@ from Models.distillers.distiller import Distiller, both_asked
 from Models.distillers.sampling import CHUNK, RankingLists
 from Models.recommender import Recommender
 from Models.teacher import Teacher
-from Utils.dataset import Pairs, distinct
+from Utils.dataset import Pairs
 
 
 class RRD(Distiller):
@@ -41,7 +41,7 @@ class RRD(Distiller):
         self.ranking, self.variant = ranking, variant
         self.num_above = K if ranking == "relaxed" else K + L
         self.lists = RankingLists(
-            teacher.top_items(pool),
+            self.ask_lists(teacher, "items", pool),
             (asked.train_users, asked.train_items),
             asked.num_items,
             K=K + L if ranking == "interesting" else K,
@@ -70,11 +70,11 @@ class RRD(Distiller):
 
     def loss(self, batch: Pairs) -> Tensor:
         """Return ``L_RRD`` of the batch's users."""
-        users, weights = distinct(batch.users)
+        users, weights = self.learners(batch.users)
         scores = self.score(users, self.items[users])
         losses = relaxed_ranking_loss(scores[:, : self.num_above], scores[:, self.num_above :])
         total = losses @ weights
-        return total / weights.sum() if self.variant == "paper" else total
+        return total / weights.sum().clamp_min(1) if self.variant == "paper" else total
 
 
 def relaxed_ranking_loss(above: Tensor, below: Tensor) -> Tensor:

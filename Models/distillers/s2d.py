@@ -53,7 +53,7 @@ class S2D(Distiller):
             raise no_products(student)
         self.score, self.vectors = student.score, student.vectors
         self.num_samples = num_samples
-        self.top = teacher.top_items(K)
+        self.top = self.ask_lists(teacher, "items", K)
         users = torch.arange(asked.num_users, device=self.top.device)
         self.targets = (teacher.score(users, self.top) / tau).softmax(dim=1)  # (num_users, K)
         self.learned = TrainingItems(student.learned(teacher.split), self.top.device)
@@ -83,6 +83,8 @@ class S2D(Distiller):
             log_z = log_normalizer(rows, items)
         hard = log_z * (counts > 0).squeeze(1) - (hard * real / counts.clamp_min(1)).sum(dim=1)
         soft = log_z - (soft * self.targets[users]).sum(dim=1)
+        if self.covered is not None:
+            soft = soft * self.covered[users]
         return hard.sum(), soft.sum()
 
     def _sampled_others(self, rows: Tensor, table: Tensor, known: Tensor) -> Tensor:

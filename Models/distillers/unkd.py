@@ -10,7 +10,7 @@ from torch import Tensor
 from Models.distillers.distiller import Distiller, both_asked
 from Models.recommender import Recommender
 from Models.teacher import CHUNK, Teacher
-from Utils.dataset import Pairs, chunks_of_pairs, distinct
+from Utils.dataset import Pairs, chunks_of_pairs
 from Utils.errors import UserError
 
 
@@ -45,6 +45,7 @@ class UnKD(Distiller):
             )
         self.score, self.T = student.score, T
         self.top, self.counts = group_lists(teacher, num_groups, pool)
+        self.covered = teacher.covered("items", 1)
         self.group = torch.arange(num_pairs, device=teacher.device) % num_groups  # of each pair
 
     def begin_epoch(self, epoch: int) -> None:
@@ -57,7 +58,7 @@ class UnKD(Distiller):
 
     def loss(self, batch: Pairs) -> Tensor:
         """Return the loss of the batch's users."""
-        users, weights = distinct(batch.users)
+        users, weights = self.learners(batch.users)
         better, worse = self.score(users, self.items[users]).chunk(2, dim=1)
         return -F.logsigmoid(better - worse).mean(dim=1) @ weights
 
