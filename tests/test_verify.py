@@ -80,7 +80,7 @@ def test_what_a_run_says_when_it_fails_is_passed_on(project, monkeypatch):
 
 def test_students_get_the_usual_teacher(project, workdir, split, monkeypatch, capsys):
     asked = []
-    monkeypatch.setattr(verify, "load_split", lambda *_: split)
+    monkeypatch.setattr(verify, "split_of", lambda _: split)
     monkeypatch.setattr(verify, "own_teacher", lambda args, _: asked.append(args) or Path("t.pt"))
     verify.main(verify.Settings(only=("DE",)))
     assert [(args.teacher_dim, args.dataset) for args in asked] == [(200, "CiteULike")]
