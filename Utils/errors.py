@@ -1,11 +1,12 @@
 """The one error that is meant for the person at the keyboard, and what else is said in one line."""
 
+import importlib
 import re
 import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
-from types import TracebackType
+from types import ModuleType, TracebackType
 
 
 class UserError(Exception):
@@ -67,3 +68,11 @@ def excepthook(
         return
     print(f"{Path(sys.argv[0]).name}: {text}", file=sys.stderr)
     raise SystemExit(2)
+
+
+def need(package: str, install: str, what: str) -> ModuleType:
+    """Return an optional package, imported; raises ``UserError`` that says how it is installed."""
+    try:
+        return importlib.import_module(package)
+    except ImportError:
+        raise UserError(f"{what} needs the package {install}; pip install {install}") from None
