@@ -21,7 +21,14 @@ import tyro
 
 from experiments.export import export
 from experiments.latency import report
-from experiments.serving import known_users, new_users, read_run, require_format, write_lists
+from experiments.serving import (
+    known_users,
+    lists_of,
+    new_users,
+    read_run,
+    require_format,
+    write_lists,
+)
 from Utils.errors import UserError
 from Utils.settings import RunSettings, launch, use_device
 
@@ -74,7 +81,9 @@ def main(args: Settings) -> None:
         path = args.output or served.folder.checkpoints / "recommendations.parquet"
         require_format(path)
         asked = (new_users if args.history else known_users)(served, args.history or args.users)
-        rows = write_lists(path, asked, served, args.top)
+        items = served.split.item_ids
+        lists = lists_of(asked, len(items), args.top, device)
+        rows = write_lists(path, asked.ids, items, lists)
         print(f"{path}: {rows:,} rows, for {len(asked.ids):,} users", flush=True)
     if args.export:
         print(export(args.export, served), flush=True)

@@ -151,9 +151,9 @@ def new_users(served: Served, path: Path) -> Queries:
         into the model.
     """
     split = served.split
+    ids, taken = histories(read_history(path), split, path)
     found = choose(served.model, split)
     print(found.describe(split.protocol.selecting), flush=True)
-    ids, taken = histories(read_history(path), split, path)
     _, items = served.model.encode()
     return Queries(ids, taken, products(fold_in(items, taken, found.alpha, found.ridge), items))
 
@@ -237,7 +237,9 @@ def _numbers(ids: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 # ---------------------------------------------------------------------------------------------
 
 
-def lists_of(asked: Queries, num_items: int, count: int, device: torch.device) -> Iterator[tuple]:
+def lists_of(
+    asked: Queries, num_items: int, count: int, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the best items of some users at a time, and their scores: two ``(B, count)``.
 
     What a user has had is left out; where fewer items are left, scores of the rest are ``-inf``.
@@ -260,16 +262,16 @@ def require_format(path: Path) -> None:
         need("pyarrow", "pyarrow", f"{path}: Parquet, unlike --output lists.csv,")
 
 
-def write_lists(path: Path, asked: Queries, served: Served, count: int) -> int:
-    """Write the lists, a row for each user and item, best first, and return how many rows.
+def write_lists(
+    path: Path, user_ids: np.ndarray, item_ids: np.ndarray, lists: Iterable[tuple[Tensor, Tensor]]
+) -> int:
+    """Write lists, a row for each user and item, best first, and return how many rows.
 
     Columns are ``user`` and ``item``, as in the raw data, ``rank``, from 1, and ``score``. The
     suffix says how: ``.parquet``, which needs pyarrow, or ``.csv``.
     """
-    item_ids = served.split.item_ids
-    rows = _rows(lists_of(asked, len(item_ids), count, served.device))
-    with write_whole(path) as file, FORMATS[path.suffix](file, asked.ids, item_ids) as write:
-        return sum(map(write, rows))
+    with write_whole(path) as file, FORMATS[path.suffix](file, user_ids, item_ids) as write:
+        return sum(map(write, _rows(lists)))
 
 
 def _rows(lists: Iterable[tuple[Tensor, Tensor]]) -> Iterator[list[np.ndarray]]:
