@@ -46,8 +46,8 @@ def _line(row: dict[str, Any]) -> list[str]:
 
 def teachers(served: Served) -> Iterator[tuple[str, Recommender]]:
     """Yield those that a run has recorded; of one that is not at hand, a warning says why."""
-    config = served.config
-    for record in config.get("teachers") or filter(None, [config.get("teacher")]):
+    records = served.config.get("teachers", [served.config.get("teacher")])
+    for record in filter(None, records):
         try:
             yield "teacher", _read(record, served)
         except UserError as error:

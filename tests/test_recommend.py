@@ -31,7 +31,8 @@ from Utils.errors import UserError
 from Utils.evaluation import Evaluator
 from Utils.interactions import Interactions
 from Utils.run_folder import RunFolder
-from Utils.split import HeldOut
+from Utils.sources import load_interactions
+from Utils.split import HeldOut, by_time
 
 CPU = torch.device("cpu")
 
@@ -160,6 +161,18 @@ def test_chosen_users_are_answered_in_their_order(tmp_path):
     path.write_text(f"{split.user_ids[1]}\nnobody\n")
     with pytest.raises(UserError, match=f"^{path}:2: user 'nobody' was not there at training"):
         known_users(of, path)
+
+
+def test_models_of_sequences_answer_after_all_known_items():
+    split = by_time(load_interactions("synthetic", "unused"))
+    model = model_of("SASRec", split, 4)
+    places = torch.tensor([0, 999, 5])
+    found = known_users(served(split, model), None).score(places)
+    windows = model.num_windows + 2 * split.num_users + places
+    assert model.window_items[windows, -1].tolist() == [
+        split.test.items[split.test.starts[user + 1] - 1] for user in places
+    ]
+    torch.testing.assert_close(found, model.score_all(windows))
 
 
 def test_all_that_is_known_of_users(shares):
