@@ -114,7 +114,7 @@ class Recommender(nn.Module, ABC):
         return factors and (factors[0][users], factors[1])
 
     def encode_before(self, part: str) -> tuple[Tensor, Tensor] | None:
-        """Return the same of users as they are before their items of ``part``, valid or test.
+        """Return the same of users as they are before their items of ``part``: valid, test or next.
 
         For most, they are always the same.
         """

@@ -23,8 +23,9 @@ class SequentialModel(Recommender):
     """Scores all items after a window of a user's items.
 
     Where other models are asked for users, this one is asked for windows, by their numbers: those
-    of training, and behind them what came before each user's validation and test items. A score is
-    the inner product of what ``encode_windows`` makes of a window and the item's row of ``output``.
+    of training, and behind them what came before each user's validation, test and next items. A
+    score is the inner product of what ``encode_windows`` makes of a window and the item's row of
+    ``output``.
 
     Parameters
     ----------
@@ -112,8 +113,8 @@ class SequentialModel(Recommender):
         self._kept = None
 
     def encode_before(self, part: str) -> tuple[Tensor, Tensor]:
-        """Encode what came before everybody's items of a held-out part."""
-        first = self.num_windows + self.num_users * (part == "test")
+        """Encode what came before everybody's items of a held-out part, or before the next one."""
+        first = self.num_windows + self.num_users * ("valid", "test", "next").index(part)
         windows = torch.arange(first, first + self.num_users, device=self.window_items.device)
         return self.vectors(windows)
 

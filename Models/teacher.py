@@ -1,7 +1,7 @@
 """What a trained teacher gives: frozen representations, scores, and who it ranks on top."""
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from Models import MODELS, build_model
+from Models.lists import best_lists
 from Models.recommender import Recommender
-from Utils.dataset import Asked, chunks_of_pairs
+from Utils.dataset import Asked
 from Utils.errors import UserError, warn
 from Utils.evaluation import Evaluator
 from Utils.files import (
@@ -258,7 +259,6 @@ class _States(Sequence):
         return read_teacher(path, last.split, last.device, self.remedy) if path else last
 
 
-@torch.no_grad()
 def top_lists(model: Recommender, split: Split | Asked, kind: str, count: int) -> Tensor:
     """Return a ``Recommender``'s best ``count`` items of each user, best first, or the mirror.
 
@@ -281,14 +281,9 @@ def top_lists(model: Recommender, split: Split | Asked, kind: str, count: int) -
             f"which up to {most} are seen; use shorter ones (--pool, or --K without a pool)"
         )
     device = next(model.parameters()).device
-    chunks = torch.arange(num_rows, device=device).split(CHUNK)
-    seen = chunks_of_pairs(rows, columns, num_rows, CHUNK, device)
-    best = []
-    for chunk, pairs in zip(chunks, seen, strict=True):
-        scores = model.score_all(chunk) if kind == "items" else _scores_of_items(model, chunk)
-        scores[pairs] = -torch.inf
-        best.append(scores.topk(count).indices.int())
-    return torch.cat(best)
+    score = model.score_all if kind == "items" else partial(_scores_of_items, model)
+    best = best_lists(score, torch.arange(num_rows, device=device), (rows, columns), count, CHUNK)
+    return torch.cat([found.int() for found, _ in best])
 
 
 def _scores_of_items(model: Recommender, items: Tensor) -> Tensor:

@@ -137,12 +137,13 @@ class Windows:
     A window has L items and the T that follow. It slides over a user's training items, as they are
     ordered in the split, from the last T back by ``step`` at a time, as long as there is an item
     before these; where there are fewer than L, the number ``num_items``, which is no item, stands
-    at the start. Behind the windows stand what came before each user's validation and test items.
+    at the start. Behind the windows stand what came before each user's validation and test items,
+    and before the next one that he will take.
 
     Attributes
     ----------
-    users : (num_windows + 2 num_users,), whose they are.
-    items : (num_windows + 2 num_users, L) int64, the items.
+    users : (num_windows + 3 num_users,), whose they are.
+    items : (num_windows + 3 num_users, L) int64, the items.
     targets : (num_windows, T), those that follow.
 
     Raises
@@ -164,13 +165,14 @@ class Windows:
                 f"{split.dataset}: nobody has more than {T} items for training, of which {T} are "
                 f"targets (--num_targets); use fewer, or longer sequences"
             )
-        whole, starts = _joined(split)
+        known = split.known
+        whole, starts = known.items, known.starts
         whose = np.repeat(np.arange(split.num_users), number)
         back = np.repeat(np.cumsum(number), number) - np.arange(1, len(whose) + 1)  # 0 is the last
         ends = starts[whose] + counts[whose] - T - step * back  # of the L, where the T begin
         everyone = np.arange(split.num_users)
-        before = [starts[:-1] + counts, starts[:-1] + counts + split.valid.counts]
-        self.users = np.concatenate([whose, everyone, everyone])
+        before = [starts[:-1] + counts, starts[:-1] + counts + split.valid.counts, starts[1:]]
+        self.users = np.concatenate([whose, everyone, everyone, everyone])
         ends = np.concatenate([ends, *before])
         places = ends[:, None] + np.arange(-L, 0)
         real = places >= starts[self.users][:, None]
@@ -192,14 +194,6 @@ class Windows:
         number, width = self.targets.shape
         windows = np.repeat(np.arange(number), width)
         return Asked(split.dataset, windows, self.targets.ravel(), number, split.num_items)
-
-
-def _joined(split: Split) -> tuple[np.ndarray, np.ndarray]:
-    """Return everybody's training and then validation items, and where each user's begin."""
-    users = np.concatenate([split.train_users, split.valid.users])
-    order = np.argsort(users, kind="stable")
-    starts = np.searchsorted(users[order], np.arange(split.num_users + 1))
-    return np.concatenate([split.train_items, split.valid.items])[order], starts
 
 
 class SequenceSampler:

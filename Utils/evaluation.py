@@ -97,7 +97,7 @@ class _FullRanking:
         parts = {"valid": split.valid, "test": split.test}
         most = np.maximum(split.valid.counts, split.test.counts)
         users = np.argsort(-most, kind="stable")[: np.count_nonzero(most)]
-        train = HeldOut.of_pairs(split.train_users, split.train_items, split.num_users)
+        train = split.train
         size = USERS_CPU if torch.device(device).type == "cpu" else USERS
         self.chunks = [
             (
@@ -109,8 +109,7 @@ class _FullRanking:
         ]
         # where the ranks of the chunks stand among those of all
         self.places = {
-            name: torch.from_numpy(_places_of(part, users)).to(device)
-            for name, part in parts.items()
+            name: torch.from_numpy(part.places(users)).to(device) for name, part in parts.items()
         }
 
     def ranks(self, model: nn.Module) -> dict[str, Tensor]:
@@ -150,7 +149,7 @@ class _Pairs:
         counts = part.counts[users]
         rows = np.repeat(np.arange(len(users)), counts)
         column = np.arange(len(rows)) - (np.cumsum(counts) - counts)[rows]  # 0 is a user's first
-        arrays = (rows, part.items[_places_of(part, users)], column, counts)
+        arrays = (rows, part.items[part.places(users)], column, counts)
         self.rows, self.items, self.column, self.counts = (
             torch.from_numpy(array).to(device) for array in arrays
         )
@@ -167,13 +166,6 @@ class _Pairs:
             torch.lt(scores[:height], targets[:height, k : k + 1], out=is_lower[:height])
             lower[:height, k] = is_lower[:height].view(torch.uint8).sum(1, dtype=torch.int32)
         return lower[self.rows, self.column]
-
-
-def _places_of(held_out: HeldOut, users: np.ndarray) -> np.ndarray:
-    """Return where the items of some users stand, user by user: (n,)."""
-    counts = held_out.counts[users]
-    first = np.cumsum(counts) - counts
-    return np.arange(counts.sum()) + np.repeat(held_out.starts[:-1][users] - first, counts)
 
 
 def user_metrics(ranks: Tensor, starts: np.ndarray, protocol: Protocol) -> dict[str, Tensor]:

@@ -2,14 +2,15 @@
 
 logs/<data set>/<model>-d<dim>/<method>[-<name>]/<split>/         kept: config.json, metrics.csv,
                                                                   train.log, summary.json,
-                                                                  ranks.npz,
-                                                                  <name>-epoch<n>.npz if wanted
+                                                                  ranks.npz, and if wanted
+                                                                  <name>-epoch<n>.npz, latency.json
 checkpoints/<the same>/                                           best.pt, last.pt
 checkpoints/<the same>/again/       what logs/ would have, while a finished run is trained again for
                                     weights that are not at hand: logs/ stays as it is
 """
 
 import json
+import os
 from dataclasses import asdict, dataclass, fields
 from math import isfinite
 from pathlib import Path
@@ -57,6 +58,30 @@ class RunFolder:
         place = Path(*logs.parts[-4:])  # data set, model, method, split
         return cls(logs, logs.parents[4] / "checkpoints" / place)
 
+    @classmethod
+    def named(cls, path: Path) -> "RunFolder":
+        """Return the folder of the run whose logs, or checkpoints, or a file of either, these are.
+
+        Raises
+        ------
+        UserError
+            If there is no such run.
+        """
+        place = Path(os.path.abspath(path.parent if path.is_file() else path))
+        top, names = place.parents[3:4], place.parts[-4:]
+        if top and top[0].name in ("logs", "checkpoints"):
+            run = cls.at(Path(top[0].parent, "logs", *names))
+            if run.config.exists():
+                return run
+        raise UserError(
+            f"{path}: no such run; name its folder, such as logs/CiteULike/BPR-d20/S2D/seed0"
+        )
+
+    @property
+    def root(self) -> Path:
+        """The folder where ``logs/`` and ``checkpoints/`` are, to which paths of a run refer."""
+        return self.logs.parents[4]
+
     @property
     def again(self) -> "RunFolder":
         """The same run, trained again while its logs stay as they are."""
@@ -66,6 +91,7 @@ class RunFolder:
     curves = _file("logs", "metrics.csv", "A row an epoch: losses and metrics.")
     log = _file("logs", "train.log", "What was printed.")
     summary = _file("logs", "summary.json", "The selected epoch's metrics; of a finished run.")
+    latency = _file("logs", "latency.json", "Sizes and times of its lists; see recommend.py.")
     ranks = _file("logs", "ranks.npz", "The rank of each held-out item at the selected epoch.")
     best = _file("checkpoints", "best.pt", "The weights of the selected epoch.")
     last = _file("checkpoints", "last.pt", "Everything that ``--resume`` needs.")

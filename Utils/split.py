@@ -4,7 +4,7 @@ One class serves all of them; ``leave_one_out`` and ``by_share`` draw one, ``rea
 reads one. What is held out may be of any length for a user, and none.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -110,6 +110,17 @@ class HeldOut:
         """The user of each item: (n,)."""
         return np.repeat(np.arange(len(self.starts) - 1), self.counts)
 
+    def places(self, users: np.ndarray) -> np.ndarray:
+        """Return where the items of some users stand, user by user: (n,)."""
+        counts = self.counts[users]
+        first = np.cumsum(counts) - counts
+        return np.arange(counts.sum()) + np.repeat(self.starts[:-1][users] - first, counts)
+
+    def of(self, users: np.ndarray) -> "HeldOut":
+        """Return those of some users alone, who are numbered by their place there."""
+        starts = np.concatenate([[0], np.cumsum(self.counts[users])])
+        return HeldOut(starts, self.items[self.places(users)])
+
 
 @dataclass(frozen=True)
 class Split:
@@ -201,6 +212,34 @@ class Split:
     def protocol(self) -> Protocol:
         """How models are measured here."""
         return protocol_of(self.name)
+
+    @property
+    def train(self) -> HeldOut:
+        """The training items of each user."""
+        return HeldOut.of_pairs(self.train_users, self.train_items, self.num_users)
+
+    @property
+    def known(self) -> HeldOut:
+        """All items of each user: of training, validation and test."""
+        parts = (self.train, self.valid, self.test)
+        users, items = (
+            np.concatenate([getattr(p, of) for p in parts]) for of in ("users", "items")
+        )
+        order = np.argsort(users, kind="stable")
+        return HeldOut.of_pairs(users[order], items[order], self.num_users)
+
+    def of_users(self, users: np.ndarray) -> "Split":
+        """Return the data of some users alone, who are numbered by their place there."""
+        train = self.train.of(users)
+        return replace(
+            self,
+            user_ids=self.user_ids[users],
+            train_users=train.users,
+            train_items=train.items,
+            valid=self.valid.of(users),
+            test=self.test.of(users),
+            candidates=None if self.candidates is None else self.candidates[users],
+        )
 
     @cached_property
     def sha256(self) -> str:

@@ -28,7 +28,8 @@ from torch import Tensor, nn
 
 from experiments.settings import SIZES
 from Models import build_model
-from Models.teacher import CHUNK, top_lists
+from Models.lists import best_lists
+from Models.teacher import CHUNK
 from Utils.dataset import chunks_of_pairs
 from Utils.errors import UserError, require_known
 from Utils.files import write_json
@@ -68,48 +69,64 @@ def sizes(model: str) -> dict[float, int]:
 
 @torch.no_grad()
 def single_list(model: nn.Module, user: int, seen: tuple[Tensor, Tensor], count: int) -> list[int]:
-    """Return what ``top_lists`` has for one user: the best ``count`` items, best first.
+    """Return what ``best_lists`` has for one user: the best ``count`` items, best first.
 
     ``seen`` is what ``chunks_of_pairs`` of size 1 gives for the user.
     """
     scores = model.score_all(torch.tensor([user], device=seen[1].device))
     scores[seen] = -torch.inf
-    return scores.topk(count).indices[0].tolist()
+    return scores.topk(min(count, scores.shape[1])).indices[0].tolist()
 
 
-def seconds(work: Callable[[], Any], repeats: int, device: torch.device) -> float:
-    """Return the median wall time of ``repeats`` calls, with the device idle at both ends."""
+def timed(work: Callable[[], Any], device: torch.device) -> float:
+    """Return the wall seconds of a call, with the device idle at both ends."""
 
     def clock() -> float:
         if device.type == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter()
 
-    times = []
-    for _ in range(repeats):
-        start = clock()
-        work()
-        times.append(clock() - start)
-    return median(times)
+    start = clock()
+    work()
+    return clock() - start
 
 
-def measure(model: nn.Module, split: Split, repeats: int) -> dict[str, float]:
-    """Return the seconds for the lists of all users, and the milliseconds for a single one."""
+def measure(
+    model: nn.Module, split: Split, repeats: int, count: int = TOP_N
+) -> dict[str, int | float]:
+    """Return a model's size, the seconds for the lists of all users, and those for a single one.
+
+    The latter in milliseconds: the mean over some users, the median, and what one answer in a
+    hundred takes longer than. All but these two are medians over the repeats.
+    """
     device = next(model.parameters()).device
-    seen = chunks_of_pairs(split.train_users, split.train_items, split.num_users, 1, device)
-    singles = np.linspace(0, split.num_users - 1, NUM_SINGLE).astype(int).tolist()
-
-    def one_by_one(users: list[int]) -> None:
-        for user in users:
-            single_list(model, user, seen[user], TOP_N)
-
-    one_by_one(singles[:1])  # a device's first call sets it up
-    single = seconds(lambda: one_by_one(singles), repeats, device) / NUM_SINGLE
-    every = seconds(lambda: top_lists(model, split, "items", TOP_N), repeats, device)
+    pairs, everyone = (split.train_users, split.train_items), torch.arange(split.num_users)
+    seen, everyone = chunks_of_pairs(*pairs, split.num_users, 1, device), everyone.to(device)
+    users = np.linspace(0, split.num_users - 1, NUM_SINGLE).astype(int).tolist()
+    single_list(model, users[0], seen[users[0]], count)  # a device's first call sets it up
+    singles = 1000 * np.array(
+        [
+            [timed(lambda u=u: single_list(model, u, seen[u], count), device) for u in users]
+            for _ in range(repeats)
+        ]
+    )
+    every = [
+        timed(lambda: list(best_lists(model.score_all, everyone, pairs, count, CHUNK)), device)
+        for _ in range(repeats)
+    ]
     return {
-        "seconds_all_users": round(every, 4),
-        "milliseconds_one_user": round(1000 * single, 4),
+        "seconds_all_users": round(median(every), 4),
+        "milliseconds_one_user": round(median(singles.mean(axis=1)), 4),
+        "milliseconds_p50": round(float(np.percentile(singles, 50)), 4),
+        "milliseconds_p99": round(float(np.percentile(singles, 99)), 4),
+        "num_parameters": model.num_parameters(),
+        "bytes": sum(p.numel() * p.element_size() for p in model.parameters()),
     }
+
+
+def name_of(device: torch.device) -> str:
+    """Return what a device is called beside its times."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def measurements(args: Settings, split: Split) -> Iterator[dict[str, Any]]:
@@ -123,13 +140,11 @@ def measurements(args: Settings, split: Split) -> Iterator[dict[str, Any]]:
                 "model": args.model,
                 "dim": dim,
                 "phi": phi,
-                "device": torch.cuda.get_device_name() if kind == "cuda" else kind,
+                "device": name_of(device),
                 "threads": torch.get_num_threads(),
                 "top_n": TOP_N,
                 "users_per_batch": CHUNK,
                 **measure(model, split, args.repeats),
-                "num_parameters": model.num_parameters(),
-                "bytes": sum(p.numel() * p.element_size() for p in model.parameters()),
             }
 
 

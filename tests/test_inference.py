@@ -35,13 +35,18 @@ def test_one_user_at_a_time_has_the_same_list(name, split):
         assert not np.isin(found, split.train_items[split.train_users == user]).any()
 
 
-def test_the_time_is_the_median(monkeypatch):
-    readings = iter([0, 5, 10, 11, 20, 22])
+def test_times_are_medians_and_percentiles(monkeypatch, split):
+    """Of clocks that tick as told: a pair of readings for each answer, then for all lists."""
+    monkeypatch.setattr(inference, "NUM_SINGLE", 2)
+    took = [*(0.001, 0.003), *(0.002, 0.006), *(0.001, 0.001), *(5, 1, 2)]
+    readings = iter(np.cumsum([each for time in took for each in (1, time)]))
     monkeypatch.setattr(inference.time, "perf_counter", lambda: next(readings))
-    calls = []
-    found = inference.seconds(lambda: calls.append(0), 3, torch.device("cpu"))
-    assert found == 2  # of 5, 1 and 2
-    assert len(calls) == 3
+    found = inference.measure(build_model("BPR", split, 2, seed=0), split, 3)
+    assert found["seconds_all_users"] == 2
+    assert found["milliseconds_one_user"] == 2  # the means of each time are 2, 4 and 1
+    assert found["milliseconds_p50"] == 1.5
+    assert found["milliseconds_p99"] == pytest.approx(5.85)
+    assert next(readings, None) is None
 
 
 def test_a_measurement_is_printed_and_written(workdir, monkeypatch, split, capsys):

@@ -157,8 +157,9 @@ def test_windows_of_sequences_made_by_hand():
     assert rows[6:] == [([NONE, 11], [12, 13])]  # and 14, 15 have nothing before them
     before = found.items[7:].tolist()
     assert before[:5] == [[5, 6], [9, 10], [12, 13], [14, 15], [NONE, 16]]
-    assert before[5:] == [[20, 21], [10, 22], [13, 23], [14, 15], [16, 24]]
-    assert found.users[7:].tolist() == [0, 1, 2, 3, 4] * 2
+    assert before[5:10] == [[20, 21], [10, 22], [13, 23], [14, 15], [16, 24]]
+    assert before[10:] == [[21, 30], [22, 31], [23, 32], [14, 15], [24, 33]]
+    assert found.users[7:].tolist() == [0, 1, 2, 3, 4] * 3
 
 
 def test_windows_may_not_overlap():
@@ -179,7 +180,7 @@ def test_what_has_no_windows_is_refused(small, split):
 
 
 def test_a_users_future_is_not_in_his_past(small):
-    """An item that is in one user's future alone is in none of his windows, but before the test."""
+    """An item that is in one user's future alone is in none of his windows, but the last ones."""
     found = Windows(small, L=4, T=1)
     windows = len(found.targets)
     for user in range(small.num_users):
@@ -192,7 +193,7 @@ def test_a_users_future_is_not_in_his_past(small):
         seen = set(found.items[: len(trained)][trained].flatten())
         assert not seen & (valid | test)
         assert not set(found.targets[mine[:windows]].flatten()) & (valid | test)
-        assert not set(found.items[mine].flatten()) & test
+        assert not set(found.items[: -small.num_users][mine[: -small.num_users]].flatten()) & test
 
 
 def test_every_window_comes_once_with_negatives_of_its_user(small):
@@ -281,7 +282,7 @@ def test_scores_are_those_of_loops(name, small):
     torch.testing.assert_close(model.score(windows, items[:, 0]), expected[range(4), items[:, 0]])
     many = torch.arange(NONE).expand(4, -1)
     torch.testing.assert_close(model.score(windows, many), expected)
-    for part, first in (("valid", 0), ("test", small.num_users)):
+    for part, first in (("valid", 0), ("test", small.num_users), ("next", 2 * small.num_users)):
         rows, table = model.encode_before(part)
         mine = [model.num_windows + first + user for user in range(small.num_users)]
         torch.testing.assert_close(rows @ table.T, model.score_all(torch.tensor(mine)))

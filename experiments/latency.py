@@ -1,0 +1,66 @@
+"""Sizes and times of a run's model and of its teachers, side by side."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from experiments.inference import NUM_SINGLE, measure, name_of
+from experiments.results import markdown_table
+from experiments.serving import Served
+from Models.ensemble import Ensemble
+from Models.recommender import Recommender
+from Models.teacher import CHUNK, read_teacher
+from Utils.errors import UserError, warn
+from Utils.files import write_json
+
+FORMAT = "recdistill latency 1"
+REPEATS = 3
+HEAD = ("", "model", "d", "parameters", "MB", "all users, s", "one user, p50, ms", "p99, ms")
+
+
+def report(served: Served, count: int) -> str:
+    """Measure, write ``latency.json`` into the run's logs, and return the table.
+
+    Lists are of ``count`` items, exact, without those of training.
+    """
+    models = [("this run", served.model), *teachers(served)]
+    rows = [
+        {"role": role, "model": type(model).__name__, "dim": model.dim}
+        | measure(model, served.split, REPEATS, count)
+        for role, model in models
+    ]
+    about = {"format": FORMAT, "torch": torch.__version__, "device": name_of(served.device)}
+    about |= {"threads": torch.get_num_threads(), "num_users": served.split.num_users}
+    about |= {"num_items": served.split.num_items, "top_n": count, "users_per_batch": CHUNK}
+    about |= {"users_one_by_one": NUM_SINGLE, "repeats": REPEATS}
+    write_json(served.folder.latency, about | {"rows": rows})
+    return markdown_table([list(HEAD), *map(_line, rows)])
+
+
+def _line(row: dict[str, Any]) -> list[str]:
+    line = [row["role"], row["model"], str(row["dim"]), f"{row['num_parameters']:,}"]
+    times = (f"{row[name]:.2f}" for name in ("milliseconds_p50", "milliseconds_p99"))
+    return [*line, f"{row['bytes'] / 1e6:.1f}", f"{row['seconds_all_users']:.2f}", *times]
+
+
+def teachers(served: Served) -> Iterator[tuple[str, Recommender]]:
+    """Yield those that a run has recorded; of one that is not at hand, a warning says why."""
+    records = served.config.get("teachers", [served.config.get("teacher")])
+    for record in filter(None, records):
+        try:
+            yield "teacher", _read(record, served)
+        except UserError as error:
+            warn(f"a teacher is not measured: {error}")
+
+
+def _read(record: dict[str, Any], served: Served) -> Recommender:
+    """Return the model that ``Teacher.record`` is of; other weights would take the same time."""
+    split, config = served.split, served.folder.config
+    if "members" in record:
+        members = [_read(member, served) for member in record["members"]]
+        return Ensemble(split, members, [1.0] * len(members), record.get("combine")).eval()
+    if not isinstance(record.get("path"), str):
+        raise UserError(f"{config}: names no file of it")
+    path = served.folder.root / record["path"]
+    return read_teacher(path, split, served.device, "train it again").model
