@@ -175,7 +175,7 @@ class Split:
             starts, count = getattr(self, part).starts, len(getattr(self, part).items)
             if starts[0] != 0 or starts[-1] != count or (np.diff(starts) < 0).any():
                 raise UserError(f"{where}: {part}_starts do not go from 0 to {count}; {ANEW}")
-        if (np.diff(self.train_users) < 0).any():
+        if (self.train_users[1:] < self.train_users[:-1]).any():
             raise UserError(f"{where}: training pairs are not user by user; {ANEW}")
         if (self.candidates is None) != (self.protocol is not LEAVE_ONE_OUT):
             raise UserError(f"{where}: has candidates, or lacks them, against its name; {ANEW}")
@@ -190,7 +190,8 @@ class Split:
     def _check_pairs(self, where: str) -> None:
         pairs = [(self.train_users, self.train_items)]
         pairs += [(part.users, part.items) for part in (self.valid, self.test)]
-        keys = np.sort(np.concatenate([users * self.num_items + items for users, items in pairs]))
+        keys = np.concatenate([users * self.num_items + items for users, items in pairs])
+        keys.sort()
         if (keys[1:] == keys[:-1]).any():
             raise UserError(f"{where}: a pair of user and item stands there twice; {ANEW}")
         if self.candidates is not None and any(
