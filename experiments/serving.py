@@ -22,7 +22,7 @@ from Utils.errors import UserError, need, warn
 from Utils.files import write_whole
 from Utils.interactions import Interactions, read_sequences
 from Utils.run_folder import RunFolder, read_summary
-from Utils.sources import load_split
+from Utils.sources import split_of
 from Utils.split import HeldOut, Split
 
 ROOM = 2**22  # scores that are held at a time
@@ -86,7 +86,7 @@ def read_run(path: Path, data_dir: str, device: torch.device) -> Served:
     known = {field.name for field in fields(kind)} & config["settings"].keys()
     settings = {name: config["settings"][name] for name in known} | {"data_dir": data_dir}
     args = kind(**settings)
-    split = load_split(args.dataset, args.split, args.seed, args.data_dir)
+    split = split_of(args)
     teacher = read_teacher(folder.best, split, device, f"this makes it anew: {again}")
     return Served(folder, config, summary, split, teacher.model)
 
