@@ -8,9 +8,10 @@ import torch
 from experiments.inference import NUM_SINGLE, measure, name_of
 from experiments.results import markdown_table
 from experiments.serving import Served
+from experiments.teacher import teacher_at
 from Models.ensemble import Ensemble
 from Models.recommender import Recommender
-from Models.teacher import CHUNK, read_teacher
+from Models.teacher import CHUNK, TrainedTeacher
 from Utils.errors import UserError, warn
 from Utils.files import write_json
 
@@ -63,4 +64,7 @@ def _read(record: dict[str, Any], served: Served) -> Recommender:
     if not isinstance(record.get("path"), str):
         raise UserError(f"{config}: names no file of it")
     path = served.folder.root / record["path"]
-    return read_teacher(path, split, served.device, "train it again").model
+    teacher = teacher_at(path, split, served.device, "train it again")
+    if not isinstance(teacher, TrainedTeacher):
+        raise UserError(f"{path}: lists, and no model that makes them")
+    return teacher.model

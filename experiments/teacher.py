@@ -49,7 +49,7 @@ def load_teacher(args: Any, split: Split, device: torch.device) -> Teacher:
     path, remedy = Path(args.teacher), "name another --teacher, or none to have one trained"
     if not args.teacher:
         path, remedy = own_teacher(args, split), "delete it to have it trained anew"
-    teacher = _read(path, split, device, remedy)
+    teacher = teacher_at(path, split, device, remedy)
     if hasattr(args, "TA_dims"):  # refused here, and not by an assistant's own run
         one = torch.zeros(1, dtype=torch.int64, device=device)
         teacher.representations(one, one)
@@ -64,7 +64,7 @@ def load_teacher(args: Any, split: Split, device: torch.device) -> Teacher:
     return teacher
 
 
-def _read(path: Path, split: Split, device: torch.device, remedy: str) -> Teacher:
+def teacher_at(path: Path, split: Split, device: torch.device, remedy: str) -> Teacher:
     """Return the teacher at a path: given factors or lists, or a run's weights."""
     if is_given(path):
         return read_given(path, split, device)
@@ -110,7 +110,7 @@ def _member(name: str, args: Any, split: Split, device: torch.device) -> Trained
         path, remedy = trained_run("no_KD", given, split), "delete it to have it trained anew"
     elif path.name == name and not path.exists():
         require_known("--teachers", name, NAMED)
-    teacher = _read(path, split, device, remedy)
+    teacher = teacher_at(path, split, device, remedy)
     partial = not isinstance(teacher, TrainedTeacher) or any(
         teacher.covered(kind, 0) is not None for kind in ("items", "users")
     )
