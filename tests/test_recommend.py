@@ -425,6 +425,8 @@ def test_sizes_and_times_stand_beside_the_teachers(finished, workdir, monkeypatc
     sizes = [(row["role"], row["dim"], row["num_parameters"]) for row in kept["rows"]]
     count = split.num_users + split.num_items
     assert sizes == [("this run", 4, 4 * count), ("teacher", 16, 16 * count)]
+    reached = json.loads((workdir / "logs/synthetic/BPR-d4/SVD/seed0/summary.json").read_text())
+    assert kept["rows"][0]["test"] == reached["test"]["H@5"] != kept["rows"][1]["test"] > 0
     for row in kept["rows"]:
         assert 0 < row["milliseconds_p50"] <= row["milliseconds_p99"]
         assert row["seconds_all_users"] > 0
