@@ -257,9 +257,8 @@ def _choose(path: Path, names: list[str], reading: Reading) -> dict[str, str]:
         )
     shown = ", ".join(names)
     shown = shown if len(shown) <= 200 else f"{shown[:197]}..."
-    found = {kind: _find(path, kind, names, reading, shown) for kind in NAMES}
-    if reading.min_rating is None:
-        del found["rating"]
+    kinds = [kind for kind in NAMES if kind != "rating" or reading.min_rating is not None]
+    found = {kind: _find(path, kind, names, reading, shown) for kind in kinds}
     if not (found["user"] or found["item"]):
         raise UserError(
             f"{path}: no header with a user and an item column, but {shown}; put a first line like "
@@ -328,7 +327,7 @@ def _of_table(path: Path, sha256: str, reading: Reading, table: Table) -> Import
     lost["rows without a user"] = np.count_nonzero(users < 0)
     lost["rows without an item"] = np.count_nonzero((items < 0) & (users >= 0))
     users, items = _by_user(users, items, times)
-    first = _is_first(users * len(item_ids) + items)
+    first = _is_first(users.astype(np.int64) * len(item_ids) + items)
     lost["repeated pairs"] = np.count_nonzero(~first)
     users, items = users[first], items[first]
     if any(number for what, number in lost.items() if not what.startswith("rows rated")):
@@ -369,6 +368,8 @@ def _column(path: Path, kind: str, name: str, column: Any) -> Any:
     types = arrow.types
     if types.is_dictionary(column.type):
         column = column.dictionary_decode()
+    if types.is_string_view(column.type):
+        column = column.cast(arrow.string())
     of = column.type
     text = types.is_string(of) or types.is_large_string(of)
     if kind in ("user", "item"):
@@ -388,7 +389,8 @@ def _column(path: Path, kind: str, name: str, column: Any) -> Any:
         column = column.cast(arrow.timestamp("ms"))
     elif not (types.is_integer(of) or types.is_floating(of) or types.is_decimal(of)):
         if kind == "rating" or not types.is_timestamp(of):
-            raise UserError(f"{path}: {name} is of {of}, which is no {kind}; name another column")
+            remedy = f"; name another --{kind}_column" + f", or {ORDER}" * (kind == "time")
+            raise UserError(f"{path}: {name} is of {of}, which is no {kind}{remedy}")
     if kind == "rating" or types.is_decimal(of):
         column = column.cast(arrow.float64())
     if types.is_floating(column.type):
@@ -442,9 +444,9 @@ def _codes(path: Path, name: str, columns: list[Any]) -> tuple[np.ndarray, np.nd
             f"{path}: {name} has an id with a line's end or a NUL in it; is a quote not closed?"
         )
     ids = np.array(words.to_pylist(), dtype=np.str_)
-    number = np.append(np.where(np.isin(ids, MISSING), -1, np.arange(len(ids))), -1)
+    number = np.where(np.isin(ids, MISSING), -1, np.arange(len(ids)))
     codes = np.concatenate([column.indices.fill_null(-1).to_numpy() for column in columns])
-    return number[codes], ids
+    return np.append(number, -1).astype(np.int32)[codes], ids
 
 
 def _by_user(

@@ -136,12 +136,14 @@ def test_what_is_dropped_is_counted_in_one_warning(tmp_path, capsys):
     assert "user from user, item from item, rating from rating; 1 users, 1 items" in said
 
 
-@pytest.mark.parametrize("kind", ["int64", "uint64", "dictionary"])
+@pytest.mark.parametrize("kind", ["int64", "uint64", "large_string", "string_view", "dictionary"])
 def test_parquet_has_whole_numbers_or_categories(kind, tmp_path):
     numbers = [2**63 - 1, 7, 7, None]
-    users = pa.array(numbers, pa.int64() if kind == "dictionary" else kind)
+    users = pa.array(numbers, "uint64" if kind == "uint64" else "int64")
     if kind == "dictionary":
         users = users.cast(pa.string()).dictionary_encode()
+    elif "string" in kind:
+        users = users.cast(pa.string()).cast(kind)
     path = tmp_path / "t.pq"
     pq.write_table(
         pa.table({"item": ["b", "a", "b", "a"], "extra": [1] * 4, "User ID": users}), path
@@ -257,6 +259,7 @@ def test_times_of_parquet(kind, tmp_path):
         ("user,item\n1,2\n", {"user_column": "who"}, r"--user_column who: .*but user, item$"),
         ("user,item\n1,2\n", {"min_rating": 3.0}, r"no rating column of a usual name"),
         ("user,item,score\n1,2,3\n", {"rating_column": "score"}, r"--min_rating only; give both"),
+        ("user,item,score,Score\n1,2,3,4\n", {"min_rating": 3.0}, r"which is the rating column"),
         ("userId,user_id,item\n1,2,3\n", {}, r"which is the user column, .* --user_column"),
         ("userId,user_id,item\n1,2,3\n", {"user_column": "item"}, r"one column is chosen twice"),
         ("user,item\n1,2\n1,2,3\n", {}, r"t.csv:3: expected 2 columns, got 3"),
@@ -303,7 +306,10 @@ def test_numbers_and_dates_do_not_mix(tmp_path, monkeypatch):
         ({"user": [1.0, None], "item": [1, 2]}, r"user is of double, .* pandas' Int64 keeps"),
         ({"user": [True, False], "item": [1, 2]}, r"user is of bool, and an id is text or a whole"),
         ({"user": [1, 2], "item": [[1], [2]]}, r"item is of list<"),
-        ({"user": [1, 2], "item": [1, 2], "time": [True, False]}, r"time is of bool"),
+        (
+            {"user": [1, 2], "item": [1, 2], "time": [True, False]},
+            r"time is of bool, .* --time_column, or",
+        ),
         ({"user": [], "item": []}, r"no rows|is of null"),
     ],
 )
