@@ -192,7 +192,7 @@ def test_repeats_of_items_that_weigh_nothing_change_nothing(student, teacher, mo
     distiller = side_of(ICD, student, teacher, sampling="top")
     distiller.begin_epoch(0)
     expected = distiller.loss(BATCH)
-    monkeypatch.setattr(dcd_module, "distinct", distinct_by_weight)
+    monkeypatch.setattr("Models.distillers.distiller.distinct", distinct_by_weight)
     torch.testing.assert_close(distiller.loss(BATCH), expected)
 
 
