@@ -43,6 +43,10 @@ class Recommender(nn.Module, ABC):
         """
         return split
 
+    def latest(self, users: Tensor) -> Tensor:
+        """Return whom ``score_all`` is asked for, for users as they are now: ``(B,) -> (B,)``."""
+        return users
+
     def learned(self, split: Split) -> Split | Asked:
         """Return the items that whoever is asked for is to have on top: those of training."""
         return split

@@ -75,6 +75,14 @@ class SequentialModel(Recommender):
         """Return the windows of training, and all training items of the user of each."""
         return self.windows.asked(split)
 
+    def latest(self, users: Tensor) -> Tensor:
+        """Return the windows of these users' latest items."""
+        return self._before("next") + users
+
+    def _before(self, part: str) -> int:
+        """Return the first window of what came before a part."""
+        return self.num_windows + self.num_users * ("valid", "test", "next").index(part)
+
     def learned(self, split: Split) -> Asked:
         """Return the windows of training, and the items that follow each."""
         return self.windows.learned(split)
@@ -114,9 +122,8 @@ class SequentialModel(Recommender):
 
     def encode_before(self, part: str) -> tuple[Tensor, Tensor]:
         """Encode what came before everybody's items of a held-out part, or before the next one."""
-        first = self.num_windows + self.num_users * ("valid", "test", "next").index(part)
-        windows = torch.arange(first, first + self.num_users, device=self.window_items.device)
-        return self.vectors(windows)
+        users = torch.arange(self.num_users, device=self.window_items.device)
+        return self.vectors(self._before(part) + users)
 
     def score(self, users: Tensor, items: Tensor) -> Tensor:
         """Return logits of pairs and of lists of items, as ``Recommender`` does, of windows."""

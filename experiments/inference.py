@@ -2,13 +2,14 @@
 
     python -m experiments.inference                                      # BPR on CiteULike
     python -m experiments.inference --model NeuMF --repeats 1            # a minute or two on a core
+    python -m experiments.inference --dataset Toys --model Caser         # of sequences
 
 After table 3 of the DE-RRD paper: the wall time to make the list of every user. The lists are
 exact: all items are scored, those of training left out. Beside it stands the time for one user at
-a time, as a service answers. Sizes are the paper's, phi = 0.1, 0.5 and 1.0; the teacher and the
-student of phi = 1.0 are of one size. Models are untrained, as weights do not change the time. They
-keep nothing from call to call: for each batch, be it of one user, NeuMF passes all items through
-their half of its first layer anew.
+a time, as a service answers. Sizes are the papers', phi = 0.1, 0.5 and 1.0, of sequences 0.5 and
+1.0; the teacher and the student of phi = 1.0 are of one size. Models are untrained, as weights do
+not change the time. They keep nothing from call to call: for each batch, be it of one user, NeuMF
+passes all items through their half of its first layer anew.
 
 Prints a table and writes logs/<data set>/inference/<model>.json. Uses the CPU and, where there is
 one, a CUDA device, each as the scripts do.
@@ -34,7 +35,7 @@ from Utils.dataset import chunks_of_pairs
 from Utils.errors import UserError, require_known
 from Utils.files import write_json
 from Utils.settings import RunSettings, launch, use_device
-from Utils.sources import load_split, refuse_reading, require_dataset
+from Utils.sources import IN_ORDER, load_split, refuse_reading, require_dataset
 from Utils.split import Split
 from Utils.tables import Reading
 
@@ -49,7 +50,7 @@ class Settings(Reading):
 
     # data set, synthetic is built in; or a file of your own
     dataset: str = "CiteULike"
-    # base model: BPR, NeuMF, LightGCN, NGCF or SGL
+    # base model, such as BPR, NeuMF, LightGCN, or Caser on data in an order
     model: str = "BPR"
     # measurements, of which the median is kept
     repeats: int = 3
@@ -64,7 +65,7 @@ class Settings(Reading):
 def sizes(model: str) -> dict[float, int]:
     """Return d of each phi, the student's share of the teacher's parameters."""
     teacher, student = SIZES[model]["teacher_dim"], SIZES[model]["dim"]
-    return {0.1: student, 0.5: teacher // 2, 1.0: teacher}
+    return {student / teacher: student, 0.5: teacher // 2, 1.0: teacher}
 
 
 @torch.no_grad()
@@ -73,7 +74,7 @@ def single_list(model: nn.Module, user: int, seen: tuple[Tensor, Tensor], count:
 
     ``seen`` is what ``chunks_of_pairs`` of size 1 gives for the user.
     """
-    scores = model.score_all(torch.tensor([user], device=seen[1].device))
+    scores = model.score_all(model.latest(torch.tensor([user], device=seen[1].device)))
     scores[seen] = -torch.inf
     return scores.topk(min(count, scores.shape[1])).indices[0].tolist()
 
@@ -110,8 +111,9 @@ def measure(
             for _ in range(repeats)
         ]
     )
+    asked = model.latest(everyone)
     every = [
-        timed(lambda: list(best_lists(model.score_all, everyone, pairs, count, CHUNK)), device)
+        timed(lambda: list(best_lists(model.score_all, asked, pairs, count, CHUNK)), device)
         for _ in range(repeats)
     ]
     return {
@@ -155,7 +157,8 @@ def main(args: Settings) -> None:
     require_known("--model", args.model, SIZES)
     if args.repeats < 1:
         raise UserError(f"--repeats {args.repeats} is out of range; use 1 or more")
-    split = load_split(args.dataset, "seed", 0, str(args.data_dir), reading=args)
+    kind = "time" if args.dataset in IN_ORDER else "seed"
+    split = load_split(args.dataset, kind, 0, str(args.data_dir), reading=args)
     print(
         f"{split.describe()}\n"
         f"lists of {TOP_N} for all users, {CHUNK} at a time, and for one user at a time "

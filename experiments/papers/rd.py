@@ -10,6 +10,7 @@ split by time: p-values "over splits" are over trainings here.
 """
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from experiments import figures, tables
@@ -32,6 +33,7 @@ NOTE = (
 )
 # a number an item; 100 is the usual size of teachers here
 POPULARITY = changed(replace(TEACHER, phi=0.01), "Popularity", model="Popularity")
+OURS = "All times are ours, on a CPU."
 ALONE, RD = (replace(cell, phi=HALF) for cell in (STUDENT, derrd.RD))
 WEIGHTS = [
     changed(RD, f"RD, {weights} weights", weights=weights)
@@ -91,8 +93,9 @@ PAPER = Paper(
             "Models of sequences: a teacher, a student of half its size, and RD",
             [POPULARITY, TEACHER, ALONE, RD],
             metrics=["MAP", "P@1", "P@5", "P@10", "N@5", "N@10"],
-            tables=[note, tables.comparison],
+            tables=[note, tables.comparison, partial(tables.inference, cell=RD, note=OURS)],
             splits=3,
+            afterwards=[derrd.TIMES],
         ),
         "weights": Experiment(
             "What RD weighs its items by",
