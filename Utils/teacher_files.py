@@ -6,15 +6,13 @@ import io
 from collections.abc import Iterable
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from Utils.errors import UserError, need
 from Utils.files import opened, read_npz, sha256_of
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 KINDS = ("user", "item")
 REMEDY = "write it again, or name another --teacher"
@@ -67,6 +65,10 @@ def holds_factors(path: Path) -> bool:
     if path.is_dir():
         return (path / OWN).exists() or any(_tables_of(path, kind) for kind in KINDS)
     return path.suffix.lower() in (".npz", ".safetensors")
+
+
+def _arrow(module: str = "") -> ModuleType:
+    return need(f"pyarrow{module}", "pyarrow", "reading Parquet, CSV or TSV")
 
 
 def hash_of(files: list[Path]) -> str:
@@ -196,10 +198,8 @@ def _read_tables(path: Path) -> tuple[dict[str, Vectors], list[Path]]:
     return vectors, files
 
 
-def _vectors(path: Path, column: "pa.ChunkedArray") -> np.ndarray:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
+def _vectors(path: Path, column: Any) -> np.ndarray:
+    pa, pc = _arrow(), _arrow(".compute")
     column = column.combine_chunks()
     kinds = pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list
     if not any(kind(column.type) for kind in kinds) or not len(column):
@@ -271,10 +271,8 @@ def _parts(path: Path) -> list[Path]:
 
 def _read_parquet(
     path: Path, wanted: dict[str, tuple[str, ...]], optional: tuple[str, ...] = ()
-) -> tuple[dict[str, "pa.ChunkedArray"], list[Path]]:
-    parquet = need("pyarrow.parquet", "pyarrow", f"{path}: reading it")
-    import pyarrow as pa
-
+) -> tuple[dict[str, Any], list[Path]]:
+    pa, parquet = _arrow(), _arrow(".parquet")
     tables, parts = [], _parts(path)
     for part in parts:
         with opened(part, "Parquet file", REMEDY) as file:
@@ -294,10 +292,8 @@ def _read_parquet(
 
 def _read_csv(
     path: Path, wanted: dict[str, tuple[str, ...]], optional: tuple[str, ...] = ()
-) -> tuple[dict[str, "pa.ChunkedArray"], list[Path]]:
-    reader = need("pyarrow.csv", "pyarrow", f"{path}: reading it")
-    import pyarrow as pa
-
+) -> tuple[dict[str, Any], list[Path]]:
+    pa, reader = _arrow(), _arrow(".csv")
     name = path.name.lower()
     delimiter = "\t" if ".tsv" in name else ","
     with opened(path, "text in UTF-8", REMEDY) as raw:
@@ -320,9 +316,8 @@ def _read_csv(
     return {meaning: table[column] for meaning, column in names.items()}, [path]
 
 
-def _ids(path: Path, column: "pa.ChunkedArray") -> Ids:
-    import pyarrow as pa
-
+def _ids(path: Path, column: Any) -> Ids:
+    pa = _arrow()
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         column = column.cast(pa.large_string())  # whose parts fit into one, however long
@@ -337,9 +332,8 @@ def _ids(path: Path, column: "pa.ChunkedArray") -> Ids:
     return Ids(different, rows.to_numpy(zero_copy_only=False))
 
 
-def _numbers(path: Path, name: str, column: "pa.ChunkedArray") -> np.ndarray:
-    import pyarrow as pa
-
+def _numbers(path: Path, name: str, column: Any) -> np.ndarray:
+    pa = _arrow()
     kinds = pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal
     if not any(kind(column.type) for kind in kinds):
         raise UserError(f"{path}: {name} is {column.type}, not numbers; {REMEDY}")

@@ -248,7 +248,7 @@ def test_factors_that_are_none_are_refused_in_a_line(words):
 def test_a_missing_package_is_named(monkeypatch):
     write_factors("spark")
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    with pytest.raises(UserError, match=r"^spark.*needs the package pyarrow; pip install pyarrow$"):
+    with pytest.raises(UserError, match=r"^reading Parquet, .* needs the package pyarrow; pip "):
         read("spark")
     assert need("json", "json", "this") is json
 
