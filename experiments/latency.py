@@ -47,20 +47,20 @@ def _line(row: dict[str, Any]) -> list[str]:
 def teachers(served: Served) -> Iterator[tuple[str, Recommender]]:
     """Yield those that a run has recorded; of one that is not at hand, a warning says why."""
     records = served.config.get("teachers", [served.config.get("teacher")])
-    for record in filter(None, records):
+    for record in filter(None, records if isinstance(records, list) else [records]):
         try:
             yield "teacher", _read(record, served)
         except UserError as error:
             warn(f"a teacher is not measured: {error}")
 
 
-def _read(record: dict[str, Any], served: Served) -> Recommender:
+def _read(record: object, served: Served) -> Recommender:
     """Return the model that ``Teacher.record`` is of; other weights would take the same time."""
-    split, config = served.split, served.folder.config
-    if "members" in record:
+    split, record = served.split, record if isinstance(record, dict) else {}
+    if isinstance(record.get("members"), list) and record["members"]:
         members = [_read(member, served) for member in record["members"]]
         return Ensemble(split, members, [1.0] * len(members), record.get("combine")).eval()
     if not isinstance(record.get("path"), str):
-        raise UserError(f"{config}: names no file of it")
+        raise UserError(f"{served.folder.config}: names no checkpoint of it")
     path = served.folder.root / record["path"]
     return read_teacher(path, split, served.device, "train it again").model
