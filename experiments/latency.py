@@ -56,7 +56,7 @@ def teachers(served: Served) -> Iterator[tuple[str, Recommender, dict[str, Any]]
     Of one that is not at hand, a warning says why.
     """
     records = served.config.get("teachers", [served.config.get("teacher")])
-    for record in filter(None, records):
+    for record in filter(None, records if isinstance(records, list) else [records]):
         try:
             yield "teacher", _read(record, served), {"test": _reached(record, served)}
         except UserError as error:
@@ -73,14 +73,14 @@ def _reached(record: dict[str, Any], served: Served) -> dict[str, float | None]:
     return {name: value if is_number(value) else None for name, value in found.items()}
 
 
-def _read(record: dict[str, Any], served: Served) -> Recommender:
+def _read(record: object, served: Served) -> Recommender:
     """Return the model that ``Teacher.record`` is of; other weights would take the same time."""
-    split, config = served.split, served.folder.config
-    if "members" in record:
+    split, record = served.split, record if isinstance(record, dict) else {}
+    if isinstance(record.get("members"), list) and record["members"]:
         members = [_read(member, served) for member in record["members"]]
         return Ensemble(split, members, [1.0] * len(members), record.get("combine")).eval()
     if not isinstance(record.get("path"), str):
-        raise UserError(f"{config}: names no file of it")
+        raise UserError(f"{served.folder.config}: names no checkpoint of it")
     path = served.folder.root / record["path"]
     teacher = teacher_at(path, split, served.device, "train it again")
     if not isinstance(teacher, TrainedTeacher):

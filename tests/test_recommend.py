@@ -434,6 +434,10 @@ def test_sizes_and_times_stand_beside_the_teachers(finished, workdir, monkeypatc
     table = capsys.readouterr().out.splitlines()[-4:]
     assert [line.split("|")[1].strip() for line in table[2:]] == ["this run", "teacher"]
     (finished / "best.pt").unlink()
+    of = read_run(path, "unused", CPU)
+    for record in (5, [5], [{"members": []}], [{"members": [{"path": 5}]}], [{"sha256": ""}]):
+        assert list(latency.teachers(dataclasses.replace(of, config={"teachers": record}))) == []
+        assert "config.json: names no checkpoint of it" in capsys.readouterr().err
     recommend.main(recommend.Settings(run=path, latency=True, top=5, threads=1))
     said = capsys.readouterr()
     assert "a teacher is not measured" in said.err
