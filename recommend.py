@@ -46,8 +46,7 @@ class Settings:
     output: Path | None = None
     # ids of users, one on a line, to have lists of these alone
     users: Path | None = None
-    # what users took who were not there: a CSV with the columns user and item, or lines user item
-    # item ..., of numbers
+    # what users took who were not there: any table or lines that --dataset reads, ratings and all
     history: Path | None = None
     # a new folder for factors, ids and a FAISS index, which answers without this project
     export: Path | None = None

@@ -272,6 +272,13 @@ def read_json(path: Path, remedy: str = "--overwrite starts again") -> dict[str,
     return content
 
 
+def read_lines(path: Path, remedy: str) -> list[str]:
+    """Return the lines of a text; raises ``UserError`` if it is missing or not in UTF-8."""
+    with opened(path, "text in UTF-8", remedy) as file:
+        text = file.read().decode("utf-8-sig").replace("\r\n", "\n")
+        return text.removesuffix("\n").split("\n")
+
+
 def open_plain(path: Path) -> BinaryIO:
     """Open a file, of which what is compressed is read as it was before."""
     if path.suffix not in COMPRESSED:

@@ -1,7 +1,8 @@
-"""Any table of interactions: CSV, TSV, Parquet, RecBole's ``.inter``, lines of items.
+"""Any table: CSV, TSV, Parquet, RecBole's ``.inter``; and lines of items.
 
-``read_file`` turns one into ``Interactions`` whose ids are text. Tables are read in record batches
-by pyarrow, an optional package; of each batch only numbers are kept, and the texts that are new.
+``open_table`` opens one, for whoever reads tables; ``read_file`` turns one into ``Interactions``
+whose ids are text. Tables are read in record batches by pyarrow, an optional package; of each batch
+only numbers are kept, and the texts that are new.
 """
 
 import contextlib
@@ -21,6 +22,7 @@ from Utils.files import COMPRESSED, open_plain
 from Utils.interactions import Interactions, read_sequences, read_users_dat
 
 PARQUET = (".parquet", ".pq")
+USERS = "users.dat"  # lines of which each is of a user
 ORDER = "order"  # --time_column: the rows are in the order of time
 MIN_COUNT = 5
 BLOCK = 1 << 24  # bytes of a text in a batch
@@ -71,7 +73,10 @@ class Imported(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A file as it can be read: its columns, and record batches of those that are wanted."""
+    """A file as it can be read: its columns, and record batches of those that are wanted.
+
+    Lines without columns have no ``names``.
+    """
 
     names: list[str]
     batches: Callable[[list[str]], Iterator[Any]]
@@ -90,16 +95,10 @@ def read_file(path: Path, sha256: str, reading: Reading) -> Imported:
         If pyarrow is needed and missing, if the file is no such table, if a column is not found or
         of a wrong type, or if no user has enough items.
     """
-    if path.is_dir() or path.suffix in PARQUET:
-        return _of_table(path, sha256, reading, _parquet(path))
-    name = path.stem if path.suffix in COMPRESSED else path.name
-    with _complaints(path, _unreadable):
-        head = _first_line(path)
-    delimiter = "\t" if name.endswith((".tsv", ".inter")) else max(",\t;|", key=head.count)
-    if name == "users.dat" or delimiter not in head:
-        return _of_lines(path, sha256, reading, by_users=name == "users.dat")
-    quote = "" if name.endswith(".inter") else '"'
-    return _of_table(path, sha256, reading, _text(path, head, delimiter, quote))
+    table = open_table(path)
+    if table.names:
+        return _of_table(path, sha256, reading, table)
+    return _of_lines(path, sha256, reading)
 
 
 @contextlib.contextmanager
@@ -116,11 +115,12 @@ def _unreadable(fault: str) -> str:
     return f": cannot be read ({fault}); mend the file"
 
 
-def _of_lines(path: Path, sha256: str, reading: Reading, by_users: bool) -> Imported:
+def _of_lines(path: Path, sha256: str, reading: Reading) -> Imported:
     """Return what the readers of lines without columns have read, with ids as text."""
     for name, value in reading.chosen().items():
         if name != "min_count":
             raise UserError(f"--{name} {value}: {path} has no columns; leave it out")
+    by_users = _plain_name(path) == USERS
     read = read_users_dat if by_users else read_sequences
     with _complaints(path, _unreadable):
         found = read(path, reading.min_count or MIN_COUNT)
@@ -140,6 +140,29 @@ def _sizes(found: Interactions) -> str:
 # ---------------------------------------------------------------------------------------------
 # Files as tables
 # ---------------------------------------------------------------------------------------------
+
+
+def open_table(path: Path) -> Table:
+    """Return a text whose first line names its columns, a Parquet file, or a folder of such.
+
+    Raises
+    ------
+    UserError
+        If it cannot be read, now or batch by batch, or if pyarrow is needed and missing.
+    """
+    if path.is_dir() or path.suffix.lower() in PARQUET:
+        return _parquet(path)
+    with _complaints(path, _unreadable):
+        head = _first_line(path)
+    name = _plain_name(path)
+    delimiter = "\t" if name.endswith((".tsv", ".inter")) else max(",\t;|", key=head.count)
+    if name == USERS or delimiter not in head:
+        return Table([], lambda _: iter(()))
+    return _text(path, head, delimiter, "" if name.endswith(".inter") else '"')
+
+
+def _plain_name(path: Path) -> str:
+    return path.stem if path.suffix in COMPRESSED else path.name
 
 
 def _first_line(path: Path) -> str:
@@ -267,8 +290,8 @@ def _choose(path: Path, names: list[str], reading: Reading) -> dict[str, str]:
     for kind, name in found.items():
         if not name and kind != "time":
             raise UserError(
-                f"{path}: has no {kind} column of a usual name, but {shown}; --{kind}_column NAME "
-                f"says which it is"
+                f"{path}: has no {kind} column of a usual name, but {shown}; name it {kind}, or "
+                f"with --dataset use --{kind}_column NAME, which says which it is"
             )
     chosen = {kind: name for kind, name in found.items() if name}
     if len(set(chosen.values())) < len(chosen):
@@ -278,22 +301,30 @@ def _choose(path: Path, names: list[str], reading: Reading) -> dict[str, str]:
 
 def _find(path: Path, kind: str, names: list[str], reading: Reading, shown: str) -> str:
     """Return the column of a kind, by its usual names or the one that is asked for; or nothing."""
-    bare = {name: re.sub(r":(token|float)(_seq)?$", "", name) for name in names}
-    plain = {name: re.sub(r"[\W_]", "", bare[name].casefold()) for name in names}
     asked = getattr(reading, f"{kind}_column")
-    if asked:
-        found = [name for name in names if asked in (name, bare[name])]
+    if not asked:
+        found = usual_columns(names, NAMES[kind])
+    else:
+        found = [name for name in names if asked in (name, _bare(name))]
         if not found and (kind, asked) != ("time", ORDER):
             raise UserError(f"--{kind}_column {asked}: {path} has no such column, but {shown}")
-    else:
-        alike = ([name for name in names if plain[name] == usual] for usual in NAMES[kind].split())
-        found = next(filter(None, alike), [])
     if len(found) > 1:
         raise UserError(
             f"{path}: which is the {kind} column, {' or '.join(found)}? Name each differently, and "
             f"one with --{kind}_column"
         )
     return found[0] if found else ""
+
+
+def usual_columns(names: list[str], usual: str) -> list[str]:
+    """Return the columns of that usual name which comes first, of those that are there."""
+    plain = {name: re.sub(r"[\W_]", "", _bare(name).casefold()) for name in names}
+    alike = ([name for name in names if plain[name] == each] for each in usual.split())
+    return next(filter(None, alike), [])
+
+
+def _bare(name: str) -> str:
+    return re.sub(r":(token|float)(_seq)?$", "", name)
 
 
 def _in_words(chosen: dict[str, str]) -> str:
@@ -305,9 +336,8 @@ def _of_table(path: Path, sha256: str, reading: Reading, table: Table) -> Import
     columns = _choose(path, table.names, reading)
     rows, lost = 0, Counter[str]()
     read: dict[str, list[Any]] = {"user": [], "item": [], "time": []}
-    for batch in table.batches(list(columns.values())):
-        rows += len(batch)
-        of = {kind: _column(path, kind, name, batch.column(name)) for kind, name in columns.items()}
+    for of in batches_of(path, table, columns):
+        rows += len(of["user"])
         for kind in ("rating", "time"):
             if kind in of:
                 there = of[kind].is_valid()
@@ -319,11 +349,9 @@ def _of_table(path: Path, sha256: str, reading: Reading, table: Table) -> Import
             of = {each: column.filter(enough) for each, column in of.items()}
         for kind, column in of.items():
             read[kind].append(column)
-    if not rows:
-        raise UserError(f"{path}: has a header and no rows; put the complete file there")
     times = _times(path, columns["time"], read.pop("time")) if "time" in columns else None
-    users, user_ids = _codes(path, columns["user"], read.pop("user"))
-    items, item_ids = _codes(path, columns["item"], read.pop("item"))
+    users, user_ids = codes_of(path, columns["user"], read.pop("user"))
+    items, item_ids = codes_of(path, columns["item"], read.pop("item"))
     lost["rows without a user"] = np.count_nonzero(users < 0)
     lost["rows without an item"] = np.count_nonzero((items < 0) & (users >= 0))
     users, items = _by_user(users, items, times)
@@ -354,18 +382,41 @@ def _listed(lost: Counter[str]) -> str:
     return ", ".join(f"{number:,} {what}" for what, number in lost.items() if number)
 
 
-def _column(path: Path, kind: str, name: str, column: Any) -> Any:
-    """Return a column of a batch: ids as a dictionary of text, ratings and times as numbers.
+def batches_of(path: Path, table: Table, columns: dict[str, str]) -> Iterator[dict[str, Any]]:
+    """Yield columns of a batch of rows, ``{"user": ..., ...}``, of those that are named.
 
-    What is missing is null, of ratings and times also NaN and texts that stand for nothing.
+    Users and items are dictionaries of text, vectors what they are in the file, all else numbers
+    or dates.
+
+    Raises
+    ------
+    UserError
+        If a column is of a wrong type or has a value of none, or if there are no rows.
+    """
+    rows = 0
+    for batch in table.batches(list(columns.values())):
+        rows += len(batch)
+        yield {
+            kind: _column(path, kind, name, batch.column(name)) for kind, name in columns.items()
+        }
+    if not rows:
+        raise UserError(f"{path}: has a header and no rows; put the complete file there")
+
+
+def _column(path: Path, kind: str, name: str, column: Any) -> Any:
+    """Return a column of a batch: ids as a dictionary of text, vectors as they are, else numbers.
+
+    What is missing is null, of numbers and times also NaN and texts that stand for nothing.
 
     Raises
     ------
     UserError
         If the column is of a type, or has a value, that is no such thing.
     """
+    if kind == "vector":
+        return column
     arrow, compute = need("pyarrow", "pyarrow", name), need("pyarrow.compute", "pyarrow", name)
-    types = arrow.types
+    types, is_time = arrow.types, kind == "time"
     if types.is_dictionary(column.type):
         column = column.dictionary_decode()
     if types.is_string_view(column.type):
@@ -385,13 +436,13 @@ def _column(path: Path, kind: str, name: str, column: Any) -> Any:
     if text:
         nothing = compute.is_in(column, arrow.array(MISSING, of))
         column = _parsed(path, kind, name, compute.if_else(nothing, None, column))
-    elif kind == "time" and types.is_date(of):
+    elif is_time and types.is_date(of):
         column = column.cast(arrow.timestamp("ms"))
     elif not (types.is_integer(of) or types.is_floating(of) or types.is_decimal(of)):
-        if kind == "rating" or not types.is_timestamp(of):
-            remedy = f"; name another --{kind}_column" + f", or {ORDER}" * (kind == "time")
+        if not (is_time and types.is_timestamp(of)):
+            remedy = f"; name another --{kind}_column" * (kind in NAMES) + f", or {ORDER}" * is_time
             raise UserError(f"{path}: {name} is of {of}, which is no {kind}{remedy}")
-    if kind == "rating" or types.is_decimal(of):
+    if not is_time or types.is_decimal(of):
         column = column.cast(arrow.float64())
     if types.is_floating(column.type):
         column = compute.if_else(compute.is_nan(column), None, column)
@@ -399,11 +450,11 @@ def _column(path: Path, kind: str, name: str, column: Any) -> Any:
 
 
 def _parsed(path: Path, kind: str, name: str, column: Any) -> Any:
-    """Return texts as ratings, or as times: whole numbers, numbers, or ISO dates."""
+    """Return texts as numbers, or as times: whole numbers, numbers, or ISO dates."""
     arrow = need("pyarrow", "pyarrow", name)
     forms = [arrow.int64(), arrow.float64(), arrow.timestamp("ns"), arrow.timestamp("ns", "UTC")]
     odd = []
-    for form in forms[1:2] if kind == "rating" else forms:
+    for form in forms if kind == "time" else forms[1:2]:
         try:
             return column.cast(form)
         except arrow.ArrowInvalid as error:
@@ -411,9 +462,7 @@ def _parsed(path: Path, kind: str, name: str, column: Any) -> Any:
             odd.append(found[1] if found else "")
     first = column.drop_null()[0].as_py()
     value = next((each for each in odd if each != first), first)  # of the form that got furthest
-    wanted = (
-        "number" if kind == "rating" else f"number or ISO date; --time_column {ORDER} takes none"
-    )
+    wanted = "number" + f" or ISO date; --time_column {ORDER} takes none" * (kind == "time")
     raise UserError(f"{path}: {name} has {value[:40]!r}, which is no {wanted}")
 
 
@@ -428,7 +477,7 @@ def _times(path: Path, name: str, columns: list[Any]) -> np.ndarray:
     return np.concatenate([column.to_numpy() for column in columns])
 
 
-def _codes(path: Path, name: str, columns: list[Any]) -> tuple[np.ndarray, np.ndarray]:
+def codes_of(path: Path, name: str, columns: list[Any]) -> tuple[np.ndarray, np.ndarray]:
     """Return the number of each id, (n,), -1 where it is missing, and the ids, as text."""
     arrow, compute = need("pyarrow", "pyarrow", name), need("pyarrow.compute", "pyarrow", name)
     columns = arrow.chunked_array(columns).unify_dictionaries().chunks

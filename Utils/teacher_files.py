@@ -1,33 +1,27 @@
 """Files of given teachers, as other libraries write them: vectors, or lists, under original ids."""
 
-import csv
-import gzip
-import io
-from collections.abc import Iterable
 from hashlib import sha256
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from Utils.errors import UserError, need
-from Utils.files import opened, read_npz, sha256_of
+from Utils.files import COMPRESSED, opened, read_lines, read_npz, sha256_of
+from Utils.tables import NAMES, PARQUET, batches_of, codes_of, open_table, parts_of, usual_columns
 
 KINDS = ("user", "item")
 REMEDY = "write it again, or name another --teacher"
-# of arrays, implicit's name and LightFM's; of columns, in lower case and without underscores
+# of arrays, implicit's name and LightFM's
 ARRAYS = {kind: (f"{kind}_factors", f"{kind}_embeddings") for kind in KINDS}
 FOLDERS = {kind: (f"{kind}Factors", f"{kind}_factors") for kind in KINDS}  # Spark's ALS, and others
-COLUMNS = {
-    "user": ("user", "userid", "uid", "customer", "customerid", "visitor", "visitorid"),
-    "item": ("item", "itemid", "iid", "movieid", "product", "productid", "sku"),
-    "rank": ("rank", "position", "place"),
-    "score": ("score", "rating", "prediction"),
-    "vector": ("features", "vector", "factors", "embedding", "embeddings"),
+COLUMNS = {kind: NAMES[kind] for kind in KINDS} | {
+    "rank": "rank position place",
+    "score": "score rating prediction",
+    "vector": "features vector factors embedding embeddings",
 }
 OWN = "factors.safetensors"  # in a folder
-TABLES = (".parquet", ".csv", ".tsv", ".csv.gz", ".tsv.gz")
+TEXTS = tuple(f".{form}{end}" for form in ("csv", "tsv") for end in ("", *COMPRESSED))
 
 
 class Vectors(NamedTuple):
@@ -56,8 +50,10 @@ class Rows(NamedTuple):
 def is_given(path: Path) -> bool:
     """Return whether a path is, or by its name would be, factors or lists and no checkpoint."""
     if path.is_dir():
-        return not (path / "best.pt").exists() and (holds_factors(path) or bool(_parts(path)))
-    return holds_factors(path) or path.name.lower().endswith(TABLES)
+        return not (path / "best.pt").exists() and (
+            holds_factors(path) or any(part.suffix in PARQUET for part in path.rglob("*"))
+        )
+    return holds_factors(path) or path.name.lower().endswith(PARQUET + TEXTS)
 
 
 def holds_factors(path: Path) -> bool:
@@ -65,10 +61,6 @@ def holds_factors(path: Path) -> bool:
     if path.is_dir():
         return (path / OWN).exists() or any(_tables_of(path, kind) for kind in KINDS)
     return path.suffix.lower() in (".npz", ".safetensors")
-
-
-def _arrow(module: str = "") -> ModuleType:
-    return need(f"pyarrow{module}", "pyarrow", "reading Parquet, CSV or TSV")
 
 
 def hash_of(files: list[Path]) -> str:
@@ -107,7 +99,7 @@ def read_factors(path: Path) -> tuple[dict[str, Vectors], list[Path]]:
         for kind in KINDS:
             text = path.with_name(f"{kind}s.txt")
             if text.exists() and f"{kind}_ids" not in arrays:
-                arrays[f"{kind}_ids"] = np.array(_lines(text))
+                arrays[f"{kind}_ids"] = np.array(read_lines(text, REMEDY))
                 files.append(text)
     return _from_arrays(path, arrays), files
 
@@ -172,11 +164,6 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     }
 
 
-def _lines(path: Path) -> list[str]:
-    with opened(path, "text in UTF-8", REMEDY) as file:
-        return file.read().decode().replace("\r\n", "\n").removesuffix("\n").split("\n")
-
-
 def _tables_of(path: Path, kind: str) -> list[Path]:
     """Return the table of a kind in a folder, as the one entry of a list, if there is one."""
     names = [f"{name}{end}" for name in FOLDERS[kind] for end in ("", ".parquet")]
@@ -189,18 +176,20 @@ def _read_tables(path: Path) -> tuple[dict[str, Vectors], list[Path]]:
         tables = _tables_of(path, kind)
         if not tables:
             raise UserError(f"{path}: holds no {' and no '.join(FOLDERS[kind])}; {REMEDY}")
-        wanted = {"id": ("id", *COLUMNS[kind]), "vector": COLUMNS["vector"]}
-        columns, parts = _read_parquet(tables[0], wanted)
-        ids = _ids(tables[0], columns["id"])
+        wanted = {kind: f"id {COLUMNS[kind]}", "vector": COLUMNS["vector"]}
+        names, columns = _read(tables[0], wanted)
+        ids = _ids(tables[0], names[kind], columns[kind])
         listed = [ids.different[row] for row in ids.rows]
         vectors[kind] = Vectors(listed, _vectors(tables[0], columns["vector"]))
-        files += parts
+        files += parts_of(tables[0])
     return vectors, files
 
 
-def _vectors(path: Path, column: Any) -> np.ndarray:
-    pa, pc = _arrow(), _arrow(".compute")
-    column = column.combine_chunks()
+def _vectors(path: Path, columns: list[Any]) -> np.ndarray:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    column = pa.concat_arrays(columns)
     kinds = pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list
     if not any(kind(column.type) for kind in kinds) or not len(column):
         raise UserError(f"{path}: its vectors are {column.type}, not lists of numbers; {REMEDY}")
@@ -218,9 +207,9 @@ def _vectors(path: Path, column: Any) -> np.ndarray:
 def read_lists(path: Path) -> tuple[Rows, list[Path]]:
     """Return the rows of lists, and the files that they were read from.
 
-    From Parquet, a file or a folder of parts, or CSV or TSV with a line of names: columns of users,
-    of items, and of ranks or scores or both, by their usual names. Ranks decide the order where
-    there are some, else scores, the highest first.
+    From any table that ``open_table`` opens: columns of users, of items, and of ranks or scores or
+    both, by their usual names. Ranks decide the order where there are some, else scores, the
+    highest first.
 
     Raises
     ------
@@ -228,116 +217,46 @@ def read_lists(path: Path) -> tuple[Rows, list[Path]]:
         If a column is missing or of another type, if a rank or a score is no number, or if a file
         is damaged.
     """
-    wanted = {name: COLUMNS[name] for name in ("user", "item", "rank", "score")}
-    is_text = path.is_file() and not path.name.lower().endswith(".parquet")
-    columns, files = (_read_csv if is_text else _read_parquet)(path, wanted, ("rank", "score"))
-    users, items = (_ids(path, columns[kind]) for kind in KINDS)
-    numbers = {
-        name: _numbers(path, name, columns[name]) for name in ("rank", "score") if name in columns
-    }
+    wanted = {kind: COLUMNS[kind] for kind in (*KINDS, "rank", "score")}
+    names, columns = _read(path, wanted, optional=("rank", "score"))
+    users, items = (_ids(path, names[kind], columns.pop(kind)) for kind in KINDS)
+    numbers = {kind: _finite(path, names[kind], column) for kind, column in columns.items()}
     if not numbers:
         raise UserError(
             f"{path}: has no column of ranks and none of scores; name one rank or score"
         )
     scores = numbers.get("score")
     order = numbers["rank"] if "rank" in numbers else -scores
-    return Rows(users, items, order, None if scores is None else scores.astype(np.float32)), files
+    return Rows(
+        users, items, order, None if scores is None else scores.astype(np.float32)
+    ), parts_of(path)
 
 
-def _chosen(
-    path: Path, names: Iterable[str], wanted: dict[str, tuple[str, ...]], optional: tuple[str, ...]
-) -> dict[str, str]:
-    """Return which column is which: ``{"user": "userId", ...}``."""
-    names = list(names)
-    plain = {name.strip().lower().replace("_", ""): name for name in reversed(names)}
-    found = {}
-    for meaning, usual in wanted.items():
-        columns = [plain[name] for name in usual if name in plain]
-        if not columns and meaning not in optional:
-            raise UserError(
-                f"{path}: has no column named {' or '.join(usual[:3])}, but {', '.join(names)[:80]}"
-            )
-        if columns:
-            found[meaning] = columns[0]
-    return found
+def _read(
+    path: Path, wanted: dict[str, str], optional: tuple[str, ...] = ()
+) -> tuple[dict[str, str], dict[str, list[Any]]]:
+    """Return which column is which, ``{"user": "userId", ...}``, and of each its batches."""
+    table = open_table(path)
+    found = {kind: usual_columns(table.names, usual) for kind, usual in wanted.items()}
+    for kind, names in found.items():
+        if len(names) > 1:
+            raise UserError(f"{path}: which is the {kind}, {' or '.join(names)}? Leave one out")
+        if not names and kind not in optional:
+            usual, there = " or ".join(wanted[kind].split()[:3]), ", ".join(table.names)[:80]
+            raise UserError(f"{path}: has no column named {usual}, but {there or 'no columns'}")
+    chosen = {kind: names[0] for kind, names in found.items() if names}
+    batches = list(batches_of(path, table, chosen))
+    return chosen, {kind: [batch[kind] for batch in batches] for kind in chosen}
 
 
-def _parts(path: Path) -> list[Path]:
-    """Return the Parquet files of a table, in order: of a folder, all but hidden ones."""
-    if not path.is_dir():
-        return [path]
-    return sorted(part for part in path.glob("*.parquet") if part.name[0] not in "._")
+def _ids(path: Path, name: str, columns: list[Any]) -> Ids:
+    rows, different = codes_of(path, name, columns)
+    missing = [""] * bool((rows < 0).any())  # no id, which is none of the data's
+    return Ids([*different.tolist(), *missing], rows)
 
 
-def _read_parquet(
-    path: Path, wanted: dict[str, tuple[str, ...]], optional: tuple[str, ...] = ()
-) -> tuple[dict[str, Any], list[Path]]:
-    pa, parquet = _arrow(), _arrow(".parquet")
-    tables, parts = [], _parts(path)
-    for part in parts:
-        with opened(part, "Parquet file", REMEDY) as file:
-            content = parquet.ParquetFile(file)
-            names = _chosen(part, content.schema_arrow.names, wanted, optional)
-            table = content.read(columns=list(names.values()))
-            table = table.select(list(names.values())).rename_columns(list(names))
-            table.validate(full=True)
-        if tables and not table.schema.equals(tables[0].schema, check_metadata=False):
-            raise UserError(f"{part}: has other columns than {parts[0]}; {REMEDY}")
-        tables.append(table)
-    if not tables:
-        raise UserError(f"{path}: holds no .parquet files; {REMEDY}")
-    whole = pa.concat_tables(tables)
-    return {name: whole[name] for name in whole.column_names}, parts
-
-
-def _read_csv(
-    path: Path, wanted: dict[str, tuple[str, ...]], optional: tuple[str, ...] = ()
-) -> tuple[dict[str, Any], list[Path]]:
-    pa, reader = _arrow(), _arrow(".csv")
-    name = path.name.lower()
-    delimiter = "\t" if ".tsv" in name else ","
-    with opened(path, "text in UTF-8", REMEDY) as raw:
-        file: Any = gzip.open(raw) if name.endswith(".gz") else raw
-        first = io.TextIOWrapper(io.BytesIO(file.readline()), "utf-8-sig")
-        names = _chosen(path, next(csv.reader(first, delimiter=delimiter), []), wanted, optional)
-        file.seek(0)
-        types = {names[meaning]: pa.float64() for meaning in optional if meaning in names}
-        types |= {names[kind]: pa.large_string() for kind in KINDS}
-        try:
-            table = reader.read_csv(
-                file,
-                reader.ReadOptions(use_threads=False),  # then errors say which row
-                reader.ParseOptions(delimiter=delimiter),
-                reader.ConvertOptions(column_types=types, include_columns=list(types)),
-            )
-        except pa.ArrowInvalid as error:
-            said = str(error).splitlines()[0]
-            raise UserError(f"{path}: {said[:160]}; mend that row (the first is 1)") from None
-    return {meaning: table[column] for meaning, column in names.items()}, [path]
-
-
-def _ids(path: Path, column: Any) -> Ids:
-    pa = _arrow()
-    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        column = column.cast(pa.large_string())  # whose parts fit into one, however long
-    elif not pa.types.is_integer(kind):
-        raise UserError(f"{path}: ids are {kind}, not whole numbers or text; {REMEDY}")
-    column = column.combine_chunks()
-    encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
-    different = encoded.dictionary.cast(pa.large_string()).to_pylist()
-    rows = encoded.indices.cast(pa.int64())
-    if rows.null_count:  # no id, which is none of the data's
-        rows, different = rows.fill_null(len(different)), [*different, ""]
-    return Ids(different, rows.to_numpy(zero_copy_only=False))
-
-
-def _numbers(path: Path, name: str, column: Any) -> np.ndarray:
-    pa = _arrow()
-    kinds = pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal
-    if not any(kind(column.type) for kind in kinds):
-        raise UserError(f"{path}: {name} is {column.type}, not numbers; {REMEDY}")
-    values = column.cast(pa.float64()).to_numpy()
+def _finite(path: Path, name: str, columns: list[Any]) -> np.ndarray:
+    values = np.concatenate([column.to_numpy(zero_copy_only=False) for column in columns])
     bad = np.flatnonzero(~(np.abs(values) <= np.finfo(np.float32).max))
     if bad.size:
         raise UserError(

@@ -19,11 +19,12 @@ from Models.lists import best_lists
 from Models.recommender import Recommender
 from Models.teacher import read_teacher
 from Utils.errors import UserError, need, warn
-from Utils.files import write_whole
-from Utils.interactions import Interactions, read_sequences
+from Utils.files import read_lines, write_whole
+from Utils.interactions import Interactions
 from Utils.run_folder import RunFolder, read_summary
 from Utils.sources import split_of
 from Utils.split import HeldOut, Split
+from Utils.tables import Reading, read_file
 
 ROOM = 2**22  # scores that are held at a time
 ROWS = 2**20  # that are written at a time
@@ -120,7 +121,7 @@ def known_users(served: Served, path: Path | None) -> Queries:
     split, factors = served.split, served.factors()
     users = np.arange(split.num_users)
     if path:
-        lines = _lines(path)
+        lines = read_lines(path, "name another --users")
         users = _numbers(split.user_ids, np.array(lines))
         for line in np.flatnonzero(users < 0)[:1]:
             raise UserError(
@@ -186,44 +187,8 @@ def histories(found: Interactions, split: Split, path: Path) -> tuple[np.ndarray
 
 
 def read_history(path: Path) -> Interactions:
-    """Return what users took, with ids as text: a CSV with the columns ``user`` and ``item``.
-
-    Or lines ``user item item ...``, of numbers.
-
-    Raises
-    ------
-    UserError
-        If the file is broken or empty.
-    """
-    lines = _lines(path)
-    if "," not in lines[0]:
-        found = read_sequences(path, 1)
-        pairs = found.user_ids.astype(str)[found.users], found.item_ids.astype(str)[found.items]
-        return Interactions.from_pairs(*pairs, 1, found.sha256, path)
-    head, *rows = csv.reader(lines)
-    if not {"user", "item"} <= set(head):
-        raise UserError(f"{path}:1: no columns user and item, but {', '.join(head)}; name them so")
-    columns = head.index("user"), head.index("item")
-    for line, row in enumerate(rows, 2):
-        if len(row) != len(head):
-            raise UserError(f"{path}:{line}: {len(row)} columns, not {len(head)}; mend the line")
-    pairs = list(dict.fromkeys(tuple(row[column] for column in columns) for row in rows))
-    if not pairs:
-        raise UserError(f"{path}: has a header and no rows; put the complete file there")
-    return Interactions.from_pairs(*np.array(pairs).T, 1, "", path)
-
-
-def _lines(path: Path) -> list[str]:
-    """Return the lines of a text, of which there is one at least."""
-    try:
-        lines = path.read_text("utf-8-sig").splitlines()
-    except OSError as error:
-        raise UserError(f"{path}: cannot read ({error.strerror}); mend that") from error
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not UTF-8; save the file in this encoding") from None
-    if not lines:
-        raise UserError(f"{path}: the file is empty; put the complete file there")
-    return lines
+    """Return what users took, be it one item, with ids as text, of any file as of ``--dataset``."""
+    return read_file(path, "", Reading(min_count=1)).interactions
 
 
 def _numbers(ids: np.ndarray, wanted: np.ndarray) -> np.ndarray:

@@ -223,8 +223,8 @@ BAD_FACTORS = {
     "not finite in 1 of 3 rows, the first is row 1": parquet(vector=[[1.0], [np.nan], [2.0]]),
     "its vectors are double, not lists": parquet(vector=[1.0, 2.0, 3.0]),
     "has no column named features or vector or factors, but id": parquet(vector=None),
-    "ids are double, not whole numbers or text": parquet(id=[0.0, 1.0, 2.0]),
-    "part-1.snappy.parquet: cut short, damaged or no Parquet file": broken,
+    "id is of double, and an id is text or a whole number": parquet(id=[0.0, 1.0, 2.0]),
+    "part-1.snappy.parquet: cannot be read": broken,
     "holds no itemFactors and no item_factors": lambda: (
         write_factors("tables"), Path("tables/item_factors.parquet").unlink()
     ),
@@ -248,7 +248,7 @@ def test_factors_that_are_none_are_refused_in_a_line(words):
 def test_a_missing_package_is_named(monkeypatch):
     write_factors("spark")
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    with pytest.raises(UserError, match=r"^reading Parquet, .* needs the package pyarrow; pip "):
+    with pytest.raises(UserError, match=r"^spark.*needs the package pyarrow; pip install pyarrow$"):
         read("spark")
     assert need("json", "json", "this") is json
 
@@ -363,19 +363,19 @@ BAD_LISTS = {
     "has no column named user or userid or uid, but 1, 2, 3": text("1,2,3\n1,3,2\n"),
     "has no column named item": text("user,rank\n1,3\n"),
     "has no column of ranks and none of scores": text("user,item\n1,3\n"),
-    "Row #3: Expected 3 columns, got 2": text("user,item,rank\n1,2,1\n1,3\n"),
+    "a.csv:3: expected 3 columns, got 2": text("user,item,rank\n1,2,1\n1,3\n"),
     "'first'": text("user,item,rank\n1,2,first\n"),
     "rank is nan in row 2": text("user,item,rank\n1,2,3\n1,3,\n"),
     "score is inf in row 1": text("user,item,score\n1,2,inf\n"),
     "none of its 1 users is in data: it has 'anna'": text("user,item,rank\nanna,2,1\n"),
     "the list of user 1 has item 30 twice": text("user,item,rank\n1,30,1\n1,30,2\n"),
     "no list has an item of the data outside the training": text("user,item,rank\n0,0,1\n"),
-    "a.csv: cut short, damaged or no text": lambda: Path("a.csv").write_bytes(b"user,\xff\n"),
-    "has no column named user or userid or uid, but ": text(""),
-    "score is string, not numbers": lambda: pa.parquet.write_table(
+    "a.csv:1: not UTF-8": lambda: Path("a.csv").write_bytes(b"user,\xff\n"),
+    "a.csv: the file is empty": text(""),
+    "score has 'high', which is no number": lambda: pa.parquet.write_table(
         pa.table({"user": [1], "item": [2], "score": ["high"]}), "a.parquet"
     ),
-    "ids are list<element: int64>, not whole numbers or text": lambda: pa.parquet.write_table(
+    "user is of list<element: int64>, and an id is": lambda: pa.parquet.write_table(
         pa.table({"user": [[1]], "item": [2], "score": [1.0]}), "a.parquet"
     ),
 }  # fmt: skip

@@ -278,11 +278,11 @@ def test_histories_are_matched_by_text(split):
     [
         ("", "the file is empty"),
         ("user,item\n", "has a header and no rows"),
-        ("user,thing\n1,2\n", ":1: no columns user and item, but user, thing"),
-        ("user,item\n1,2\n1,2,3\n", ":3: 3 columns, not 2"),
+        ("user,thing\n1,2\n", "has no item column of a usual name, but user, thing"),
+        ("user,item\n1,2\n1,2,3\n", ":3: expected 2 columns, got 3"),
         ("1 2\n1\n", ":2: no item on the line"),
         ("\xff,\n", "not UTF-8"),
-        (None, "cannot read"),
+        (None, "cannot be read"),
     ],
 )
 def test_broken_histories_are_refused(tmp_path, text, words):
@@ -460,8 +460,8 @@ def test_sizes_and_times_stand_beside_the_teachers(finished, workdir, monkeypatc
         ),
         (None, {"top": 0}, "--top 0 is out of range"),
         (None, {"users": Path("a"), "history": Path("b")}, "use one of them"),
-        (None, {"users": Path("a"), "output": Path("a.csv")}, "a: cannot read"),
-        (None, {"history": Path("a"), "output": Path("a.csv")}, "a: cannot read"),
+        (None, {"users": Path("a"), "output": Path("a.csv")}, "a: no such file"),
+        (None, {"history": Path("a"), "output": Path("a.csv")}, "a: cannot be read"),
         (None, {"threads": -1}, "--threads -1 is out of range"),
     ],
 )

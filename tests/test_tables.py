@@ -255,7 +255,7 @@ def test_times_of_parquet(kind, tmp_path):
         ("\n\n", {}, r"t.csv: the file is empty"),
         ("user,item\n", {}, r"t.csv: has a header and no rows"),
         ("1,2,3\n1,3,4\n", {}, r"no header with a user and an item column, but 1, 2, 3; put a f"),
-        ("user,thing\n1,2\n", {}, r"no item column of a usual name, but user, thing; --item_col"),
+        ("user,thing\n1,2\n", {}, r"no item column of a usual name, but user, thing; .*--item_"),
         ("user,item\n1,2\n", {"user_column": "who"}, r"--user_column who: .*but user, item$"),
         ("user,item\n1,2\n", {"min_rating": 3.0}, r"no rating column of a usual name"),
         ("user,item,score\n1,2,3\n", {"rating_column": "score"}, r"--min_rating only; give both"),
@@ -482,7 +482,7 @@ def test_time_is_known_or_said(ratings):
         UserError, match=r"--split time: ratings.csv has no column of times .*order"
     ):
         load_split("ratings.csv", "time", 0, "data")
-    kept = load_split("ratings.csv", "time", 0, "data", Reading(time_column="order"))
+    kept = load_split("ratings.csv", "time", 0, "data", reading=Reading(time_column="order"))
     assert kept.name == "time"
     with pytest.raises(UserError, match=r"--split published: nobody has published one of ratings"):
         load_split("ratings.csv", "published", 0, "data")
