@@ -199,7 +199,7 @@ def _text(path: Path, head: str, delimiter: str, quote: str) -> Table:
         with _complaints(path, meaning):
             yield from reader.open_csv(
                 str(path),
-                reader.ReadOptions(block_size=BLOCK),
+                reader.ReadOptions(block_size=BLOCK, use_threads=False),  # or no row is named
                 reader.ParseOptions(
                     delimiter=delimiter, quote_char=quote or False, newlines_in_values=True
                 ),

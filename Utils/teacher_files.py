@@ -186,9 +186,7 @@ def _read_tables(path: Path) -> tuple[dict[str, Vectors], list[Path]]:
 
 
 def _vectors(path: Path, columns: list[Any]) -> np.ndarray:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
+    pa, pc = (need(name, "pyarrow", f"{path}: Parquet") for name in ("pyarrow", "pyarrow.compute"))
     column = pa.concat_arrays(columns)
     kinds = pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list
     if not any(kind(column.type) for kind in kinds) or not len(column):

@@ -95,7 +95,7 @@ def test_flags_without_a_value_are_given_without_one():
 def test_gates_are_kept_of_the_whole_method_alone():
     kept = [cell.label for chain in CHAINS for cell in chain if cell.keeps and "TA" in cell.method]
     assert kept == ["HyperKDMA+DE", "HyperKDMA+PHR"]
-    for model in SIZES:
+    for model in set(SIZES) - {"Popularity"}:  # a tenth of which is nothing
         assert planned(WITH_DE.full, "CiteULike", model, 0).settings.save_gates == "-1"
 
 

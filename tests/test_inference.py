@@ -57,7 +57,7 @@ def test_a_measurement_is_printed_and_written(workdir, monkeypatch, split, capsy
     content = json.loads((workdir / "logs/synthetic/inference/NeuMF.json").read_text())
     assert content["format"] == inference.FORMAT
     assert content["dataset"] == "synthetic"
-    assert [(row["phi"], row["dim"]) for row in content["rows"]] == [(0.1, 2), (0.5, 4), (1.0, 8)]
+    assert [(row["phi"], row["dim"]) for row in content["rows"]] == [(0.25, 2), (0.5, 4), (1.0, 8)]
     for row in content["rows"]:
         dim = row["dim"]
         tables = 2 * dim * (split.num_users + split.num_items)

@@ -97,7 +97,18 @@ SMALL = {
     "stage_epochs": 1,
     "lmbda_MTD": 0.001,
 }
-NO_KD = {"dataset", "seed", "dim", "lr", "reg", "batch_size", "max_epoch", "patience"}
+NO_KD = {
+    "valid_share",
+    "test_share",
+    "dataset",
+    "seed",
+    "dim",
+    "lr",
+    "reg",
+    "batch_size",
+    "max_epoch",
+    "patience",
+}
 NO_KD |= {"split", "data_dir", "selection", "model", "device", "threads", "name", "resume"}
 NO_KD |= {
     "overwrite",

@@ -131,7 +131,8 @@ def test_a_kept_run_is_consistent(run):
     assert selection.stops or run["method"] == "SVD"  # one evaluation
     assert run["best_epoch"] == selection.best_epoch
     for name, value in run["test"].items():
-        epoch = selection.epoch_for(int(name.split("@")[1]))
+        cutoff = name.partition("@")[2]
+        epoch = selection.epoch_for(int(cutoff)) if cutoff else selection.best_epoch
         assert value == pytest.approx(columns[f"test_{name}"][epoch], abs=1e-5)
 
 
