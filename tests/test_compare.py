@@ -189,7 +189,7 @@ def test_what_is_no_run_is_said(logs, name, words):
 
 
 def test_a_run_lies_as_deep_as_runs_do(monkeypatch):
-    monkeypatch.setattr(Path, "rglob", lambda *_: [Path("/tmp/run/config.json")])
+    monkeypatch.setattr(Path, "rglob", lambda *_: [Path("/a/run/config.json")])
     with pytest.raises(UserError, match="/tmp: holds no run"):
         find_runs(Path("/tmp"))
 
