@@ -23,7 +23,7 @@ from experiments.script import Device, TeacherSettings, TrainingSettings, launch
 from experiments.teacher import load_teacher
 from Models import MODELS, build_model
 from Models.distillers import S2D
-from Models.low_rank import spectral_start
+from Models.low_rank import require_assignable, spectral_start
 from Utils.dataset import UserSampler
 from Utils.run import Run
 from Utils.split import Split
@@ -57,6 +57,8 @@ def main(args: Settings, split: Split, device: Device) -> None:
     """Run the experiment."""
     base = args.model if MODELS[args.model].in_order else "BPR"
     student = build_model(base, split, args.dim, args.seed).to(device)
+    if args.start == "spectral":
+        require_assignable(student)
     teacher = load_teacher(args, split, device)
     if args.start == "spectral":
         spectral_start(student, teacher)

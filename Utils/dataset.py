@@ -156,7 +156,7 @@ class Windows:
         if split.protocol is not NEXT_ITEMS:
             raise UserError(
                 f"--split {split.name.rstrip('0123456789')}: sequences are needed, so take --split "
-                f"time, and one of the data sets that have an order"
+                f"time, with data that have an order"
             )
         counts = np.bincount(split.train_users, minlength=split.num_users)
         number = np.maximum(counts - T + step - 1, 0) // step

@@ -373,8 +373,8 @@ def by_share(
     interactions: Interactions,
     seed: int,
     dataset: str = "data",
-    valid: float = 0.2,
-    test: float = 0.2,
+    valid: float = SHARES["share"][0],
+    test: float = SHARES["share"][1],
 ) -> Split:
     """Hold out a share of each user's items for the test and one for validation, rounded down.
 
@@ -405,8 +405,8 @@ def by_time(
     interactions: Interactions,
     seed: int = 0,
     dataset: str = "data",
-    valid: float = 0.1,
-    test: float = 0.2,
+    valid: float = SHARES["time"][0],
+    test: float = SHARES["time"][1],
 ) -> Split:
     """Hold out the last share of each user's items for the test, and the share before it.
 

@@ -150,6 +150,8 @@ def open_table(path: Path) -> Table:
     UserError
         If it cannot be read, now or batch by batch, or if pyarrow is needed and missing.
     """
+    if not path.exists():
+        raise UserError(f"{path}: no such file; correct the path")
     if path.is_dir() or path.suffix.lower() in PARQUET:
         return _parquet(path)
     with _complaints(path, _unreadable):

@@ -282,7 +282,7 @@ def test_histories_are_matched_by_text(split):
         ("user,item\n1,2\n1,2,3\n", ":3: expected 2 columns, got 3"),
         ("1 2\n1\n", ":2: no item on the line"),
         ("\xff,\n", "not UTF-8"),
-        (None, "cannot be read"),
+        (None, "no such file; correct the path"),
     ],
 )
 def test_broken_histories_are_refused(tmp_path, text, words):
@@ -461,7 +461,11 @@ def test_sizes_and_times_stand_beside_the_teachers(finished, workdir, monkeypatc
         (None, {"top": 0}, "--top 0 is out of range"),
         (None, {"users": Path("a"), "history": Path("b")}, "use one of them"),
         (None, {"users": Path("a"), "output": Path("a.csv")}, "a: no such file"),
-        (None, {"history": Path("a"), "output": Path("a.csv")}, "a: cannot be read"),
+        (
+            None,
+            {"history": Path("a"), "output": Path("a.csv")},
+            "a: no such file; correct the path",
+        ),
         (None, {"threads": -1}, "--threads -1 is out of range"),
     ],
 )

@@ -568,3 +568,10 @@ def test_methods_of_users_alone_are_refused(script, words, taught):
     lists = {"K": 5, "L": 5, "pool": 20} if script is main_IRRRD else {}
     with pytest.raises(UserError, match=words):
         run(script, **taught, **lists)
+
+
+def test_a_spectral_start_is_refused_before_a_teacher_is_trained(data):
+    given = {"model": "Caser", "dataset": "Toys", "data_dir": data, "dim": 8}
+    with pytest.raises(UserError, match=r"inner products of factors.*--start random"):
+        run(main_S2D, **given, start="spectral")
+    assert not Path("checkpoints").exists()
