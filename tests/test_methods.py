@@ -261,15 +261,13 @@ def test_every_script_is_here():
 
 
 @pytest.mark.parametrize("script", METHODS)
-def test_the_loss_is_the_base_and_the_weighted_terms(script, workdir, teacher_path):
-    args = small(script, teacher_path)
-    run(script, **args)
+def test_the_loss_is_the_base_and_the_weighted_terms(script, teacher_path, usual):
     weights = {
         name.removeprefix("lmbda_"): value
-        for name, value in args.items()
+        for name, value in small(script, teacher_path).items()
         if name.startswith("lmbda_")
     }
-    for row in rows(workdir, script):
+    for row in csv.DictReader(usual(script).decode().splitlines()):
         terms = {name: float(row[name]) for name in weights}
         assert all(value > 0 for value in terms.values())
         total = float(row["base"]) + sum(weights[name] * terms[name] for name in weights)
@@ -296,27 +294,18 @@ def test_without_weight_nothing_changes(script, workdir, teacher_path):
 
 
 @pytest.mark.parametrize("script", TRAINED)
-def test_equal_commands_give_equal_bytes(script, workdir, teacher_path):
-    names = ("metrics.csv", "best.pt", "ranks.npz")
-    train(script, teacher_path)
-    first = [read(workdir, script, name) for name in names]
-    torch.manual_seed(99)  # global state plays no part
-    np.random.seed(99)
-    train(script, teacher_path, overwrite=True)
-    assert [read(workdir, script, name) for name in names] == first
-
-
-@pytest.mark.parametrize("script", TRAINED)
 def test_a_resumed_run_equals_one_that_was_never_stopped(
     script, workdir, teacher_path, monkeypatch
 ):
-    """Experts, selection noise and drawn lists included."""
+    """Byte for byte; experts, selection noise and drawn lists included."""
     args = small(script, teacher_path, max_epoch=4)
     names = ("metrics.csv", "best.pt", "ranks.npz")
     run(script, **args)
     whole = [read(workdir, script, name) for name in names]
     (path,) = workdir.rglob(f"{method(script)}/*/last.pt")
     last = torch.load(path, weights_only=True)
+    torch.manual_seed(99)  # global state plays no part
+    np.random.seed(99)
     with killed_in(2, monkeypatch):
         run(script, **args, overwrite=True)
     run(script, **args, resume=True)
@@ -679,10 +668,8 @@ def by_shares(script: ModuleType, shares_path) -> dict:
 
 
 @pytest.mark.parametrize("script", [*TRAINED, main_no_KD])
-def test_every_method_runs_by_shares_and_resumes(script, workdir, shares_path, shares, monkeypatch):
-    """Between two evaluations, too, when only the losses are known."""
-    given = by_shares(script, shares_path)
-    run(script, **given)
+def test_every_method_runs_by_shares(script, workdir, shares_path, shares):
+    run(script, **by_shares(script, shares_path))
     found = rows(workdir, script)
     assert [row["epoch"] for row in found] == [str(epoch) for epoch in range(11)]
     for epoch, row in enumerate(found):
@@ -699,6 +686,13 @@ def test_every_method_runs_by_shares_and_resumes(script, workdir, shares_path, s
             held_out = getattr(shares, part)
             assert np.array_equal(kept[f"{part}_starts"], held_out.starts)
             assert kept[part].shape == held_out.items.shape
+
+
+@pytest.mark.parametrize("script", [main_no_KD, main_S2D, main_URRD, main_DERRD])
+def test_a_run_is_resumed_between_two_evaluations(script, workdir, shares_path, monkeypatch):
+    """When only the losses are known."""
+    given = by_shares(script, shares_path)
+    run(script, **given)
     names = ("metrics.csv", "best.pt", "ranks.npz")
     whole = [read(workdir, script, name) for name in names]
     with killed_in(5, monkeypatch):

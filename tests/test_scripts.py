@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -97,7 +98,8 @@ def test_a_script_imports_first_what_takes_care_of_ctrl_c(script):
 
 
 @pytest.mark.parametrize("script", SCRIPT_NAMES)
-def test_a_run_from_the_shell_works(script, workdir, teacher_path):
+def test_a_run_from_the_shell_works(script, workdir, teacher_path, call):
+    """Each as the shell starts it, and two of them from there."""
     names = {field.name for field in fields(importlib.import_module(Path(script).stem).Settings)}
     flags = {"max_epoch": 1, "teacher": teacher_path, "num_experts": 3, "TA_dims": 12}
     chosen = [f"--{name}={value}" for name, value in flags.items() if name in names]
@@ -106,7 +108,10 @@ def test_a_run_from_the_shell_works(script, workdir, teacher_path):
         run(main_DE, dim=12, teacher=str(teacher_path), max_epoch=1)
         (path,) = workdir.rglob("config.json")
         path.write_text(path.read_text().replace('"max_epoch": 1,', '"max_epoch": 1000,'))
-    result = run_script(script, *SMALL, *chosen, cwd=workdir)
+    start = call
+    if script in ("main_no_KD.py", "main_S2D.py"):
+        start = partial(run_script, cwd=workdir)
+    result = start(script, *SMALL, *chosen)
     assert result.returncode == 0, result.stderr
     assert "test   H@5 0." in result.stdout
     assert result.stderr == ""
