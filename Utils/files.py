@@ -115,10 +115,10 @@ def write_npz(file: BinaryIO, arrays: dict[str, Any]) -> None:
             room = -(start + 4) % ALIGNED
             member.extra = struct.pack("<HH", PADDING, room) + bytes(room)
             with archive.open(member, "w", force_zip64=True) as room_of_it:
-                write_array(room_of_it, np.asanyarray(value))
+                _write_array(room_of_it, np.asanyarray(value))
 
 
-def write_array(file: IO[bytes], array: np.ndarray) -> None:
+def _write_array(file: IO[bytes], array: np.ndarray) -> None:
     """Write what ``np.save`` does; what is mapped passes through memory."""
     if array.nbytes < LARGE:
         np.lib.format.write_array(file, array, allow_pickle=False)

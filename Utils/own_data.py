@@ -24,7 +24,6 @@ from Utils.files import (
     require_ids,
     require_room,
     sha256_of,
-    write_array,
     write_json,
     write_whole,
 )
@@ -103,7 +102,7 @@ def _keep(imported: Imported, folder: Path) -> None:
             for name in ARRAYS:
                 path = temporary / f"{name}.npy"
                 with write_whole(path) as file:
-                    write_array(file, getattr(imported.interactions, name))
+                    np.save(file, getattr(imported.interactions, name))
                 digests[name] = sha256_of(path)
             about = {"format": FORMAT, "source_sha256": imported.interactions.sha256}
             about |= {"in_order": imported.in_order, "said": imported.said, "sha256": digests}
