@@ -272,7 +272,7 @@ def read_npz(
 def _mapped(raw: BinaryIO, file: Any, name: str) -> np.ndarray:
     """Return an array of an ``.npz`` file that is open, mapped if it is large and if it can be.
 
-    Writing to it changes memory alone.
+    It is to be read: what is written there, ``release`` would take away.
     """
     member = file.zip.getinfo(f"{name}.npy")
     if member.file_size < LARGE or member.compress_type != zipfile.ZIP_STORED:

@@ -323,15 +323,24 @@ class Split:
             np.concatenate([getattr(p, of) for p in others]) for of in ("users", "items")
         )
         order = np.argsort(users, kind="stable")
-        rows = None if self.candidates is None else self.candidates[chosen[self.valid.users]]
         return replace(
             self,
             name=name_of_measured(self.name, number),
             valid=valid,
             test=test,
-            candidates=rows,
+            candidates=self._candidates_of(chosen[self.valid.users]),
             unused=HeldOut.of_pairs(users[order], items[order], self.num_users),
         )
+
+    def _candidates_of(self, rows: np.ndarray) -> np.ndarray | None:
+        """Return some rows of the candidates, by a mask, without the others in memory."""
+        if self.candidates is None:
+            return None
+        kept, first = [], 0
+        for part in in_chunks(self.candidates):
+            kept.append(part[rows[first : first + len(part)]])
+            first += len(part)
+        return np.concatenate(kept)
 
     @cached_property
     def sha256(self) -> str:
