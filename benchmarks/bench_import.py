@@ -21,7 +21,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -83,16 +83,16 @@ def read_split(path: Path, data_dir: Path, split: str) -> None:
     load_split(str(path), split, 0, str(data_dir), Reading())
 
 
-def measured(step: Callable[..., None], *given: object) -> tuple[float, float, int]:
-    """Return the seconds of a step, those of the CPU, and the process' peak memory in MB."""
+def measured(step: Callable[..., Any], *given: object) -> tuple[float, float, int, Any]:
+    """Return a step's seconds, those of the CPU, the process' peak memory in MB, and its result."""
     begin, busy = time.perf_counter(), time.process_time()
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        step(*given)
+        result = step(*given)
     seconds, busy = time.perf_counter() - begin, time.process_time() - busy
-    return seconds, busy, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    return seconds, busy, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, result
 
 
-def in_a_process(step: Callable[..., None], *given: object) -> tuple[float, float, int]:
+def in_a_process(step: Callable[..., Any], *given: object) -> tuple[float, float, int, Any]:
     """Return what is measured of a step in a process of its own."""
     with ProcessPoolExecutor(1, get_context("spawn")) as fresh:
         return fresh.submit(measured, step, *given).result()
@@ -112,7 +112,7 @@ def main(args: Settings) -> None:
             for how in ("drawn", "read again"):
                 steps.append((f"split {args.split}, {how}", read_split, path, data_dir, args.split))
             for name, step, *given in steps:
-                seconds, busy, memory = in_a_process(step, *given)
+                seconds, busy, memory, _ = in_a_process(step, *given)
                 size = path.stat().st_size // 1_000_000
                 print(
                     f"| {form} | {size} | {name} | {seconds:.1f} | {busy:.1f} | {memory} |",

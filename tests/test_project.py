@@ -258,7 +258,7 @@ def test_a_report_without_matplotlib_says_what_to_install():
 def test_what_commands_import_is_in_the_requirements():
     """Without what only tests, figures and notebooks need."""
     names = (ROOT / "requirements.txt").read_text()
-    known = {*sys.stdlib_module_names, "Utils", "Models", "experiments", "matplotlib"}
+    known = {*sys.stdlib_module_names, "Utils", "Models", "experiments", "benchmarks", "matplotlib"}
     for folder in ("Models", "Utils", "experiments", "experiments/papers", "benchmarks", "."):
         for path in (ROOT / folder).glob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):

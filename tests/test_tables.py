@@ -503,7 +503,8 @@ def test_a_missing_teacher_is_trained_on_the_same_data(ratings, monkeypatch, cap
     def train(command):
         """Run the command here, for an epoch."""
         given = dict(flag[2:].split("=") for flag in command[2:] if "=" in flag)
-        kinds = {"dim": int, "seed": int, "threads": int, "min_count": int, "min_rating": float}
+        names = ("dim", "seed", "threads", "eval_users", "min_count")
+        kinds = dict.fromkeys(names, int) | {"min_rating": float}
         given = {name: kinds.get(name, str)(text) for name, text in given.items()}
         run(main_no_KD, **given, max_epoch=1)
 
