@@ -142,7 +142,7 @@ class RowAdam(DenseAdam):
         gradient = table.grad.coalesce()
         rows, state = gradient.indices()[0], self.state[table]
         self._catch_up(table, rows)  # what was looked up is; what was read otherwise is not
-        values = [part[rows] for part in self._parts(table)]
+        values = [part.index_select(0, rows) for part in self._parts(table)]
         of_group = {name: self.defaults[name] for name in ("lr", "weight_decay", "eps")}
         weight, mean, square = ([value] for value in values)
         adam(
@@ -173,7 +173,7 @@ class RowAdam(DenseAdam):
         parts = self._parts(table)
         rows = rows[seen[rows] < done]
         for block in rows.split(max(BLOCK // table.shape[1], 1)):
-            values = [part[block] for part in parts]
+            values = [part.index_select(0, block) for part in parts]
             before = seen[block].double().unsqueeze(1)
             lr, decay = self.defaults["lr"], self.defaults["weight_decay"]
             make_up(*values, before, done - before, lr, decay)
