@@ -25,6 +25,7 @@ class Recommender(nn.Module, ABC):
     sampler : makes the batches that ``loss`` takes.
     unused : settings of training that have no meaning for the model.
     in_order : whether scores depend on what a user took last; see ``encode_before``.
+    whole_tables : whether the loss learns from all rows of tables, and not from those of a batch.
     by_rows : whether gradients of tables are to be of the rows that a step looks at, and of no
         others, for ``RowAdam``.
     """
@@ -33,6 +34,7 @@ class Recommender(nn.Module, ABC):
     sampler: ClassVar[type] = PairSampler
     unused: ClassVar[tuple[str, ...]] = ()
     in_order: ClassVar[bool] = False
+    whole_tables: ClassVar[bool] = False
     by_rows: bool = False
 
     def __init__(self, split: Split, dim: int) -> None:

@@ -106,7 +106,7 @@ def test_the_sampled_normaliser_is_right_in_expectation(student, teacher):
     distiller.begin_epoch(0)
     p, q = (factor.detach() / 2 for factor in student.encode())
     known = distiller.top[USERS]
-    draws = [distiller._sampled_others(p[USERS], q, known) for _ in range(2000)]
+    draws = [distiller._others(p[USERS], q, known, distiller._draw()) for _ in range(2000)]
     estimates = torch.stack([scores.exp().sum(dim=1) for scores in draws]).double()
     exponentials = (p[USERS] @ q.T).double().exp().scatter(1, known.long(), 0)
     error = estimates.std(dim=0) / math.sqrt(len(estimates))
