@@ -84,10 +84,13 @@ class PairSampler:
         generator = torch_generator(self.seed, "batches", epoch, device)
         order = torch.randperm(len(self.users), generator=generator, device=device)
         negatives = self.negatives.draw(self.users, generator)
-        for some in order.split(TOGETHER * self.batch_size):  # all at once would be held twice
-            keys = self.negatives.keys[some]
-            columns = (keys // num_items, keys % num_items, negatives[some].long())
-            batches = zip(*(column.split(self.batch_size) for column in columns), strict=True)
+        steps = order.split(self.batch_size)
+        for first in range(0, len(steps), TOGETHER):  # all at once would be held twice
+            some = steps[first : first + TOGETHER]
+            pairs, sizes = torch.cat(some), list(map(len, some))
+            keys = self.negatives.keys[pairs]
+            columns = (keys // num_items, keys % num_items, negatives[pairs].long())
+            batches = zip(*(column.split(sizes) for column in columns), strict=True)
             yield from (Pairs(*batch) for batch in batches)
 
 

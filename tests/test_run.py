@@ -15,6 +15,8 @@ from torch import nn
 
 import main_DE
 import main_no_KD
+from experiments.evidence import Evidence
+from experiments.results import read_curves, read_ranks, read_runs, results_table
 from experiments.teacher import load_teacher
 from main_no_KD import Settings
 from Models import build_model
@@ -151,6 +153,7 @@ ELSEWHERE = {  # settings whose effect is tested by another test of this file
     "valid_share": "test_data_and_split_are_taken_from_the_settings",
     "test_share": "test_data_and_split_are_taken_from_the_settings",
     "data_dir": "test_data_and_split_are_taken_from_the_settings",
+    "eval_users": "test_a_sample_of_users_is_measured_and_said",
     "selection": "test_the_published_rule_mixes_epochs_and_says_so",
     "model": "test_the_model_is_taken_from_the_settings",
     "num_layers": "test_a_models_own_setting_is_used",
@@ -209,6 +212,25 @@ def test_data_and_split_are_taken_from_the_settings(workdir, monkeypatch):
         ("CiteULike", "published", 3, "elsewhere", (None, None)),
         ("synthetic", "seed", 0, "from the environment", (None, None)),
     ]
+
+
+def test_a_sample_of_users_is_measured_and_said(workdir, capsys):
+    """The same training as without, and a run of its own, which is not compared over users."""
+    train(max_epoch=2)
+    train(max_epoch=2, eval_users=100)
+    assert "synthetic (seed0-users100): 1,000 users" in (said := capsys.readouterr().out)
+    assert "100 users are measured" in said
+    whole, some = read_runs(workdir / "logs")
+    losses, few = (read_curves(run["folder"].curves)["train_loss"] for run in (whole, some))
+    assert losses.tolist() == few.tolist()
+    ranks, starts = read_ranks(some["folder"].ranks)
+    assert (len(starts), len(ranks)) == (1001, 100)
+    assert some["test"]["H@5"] == pytest.approx((ranks <= 5).mean())
+    assert some["folder"].read_config()["settings"]["eval_users"] == 100
+    assert Evidence(workdir / "logs").user_gains(whole, some, "H@5") == (None, "another split")
+    assert "| own, 100 users |" in results_table([whole, some])
+    with pytest.raises(UserError, match="--eval_users 1000: no sample, as 1,000 users of synth"):
+        train(eval_users=1000)
 
 
 def test_the_model_is_taken_from_the_settings(workdir):

@@ -12,6 +12,7 @@ from Utils.dataset import ItemSampler, PairSampler, UserSampler
 from Utils.errors import UserError
 from Utils.interactions import Interactions
 from Utils.optimizer import DenseAdam, RowAdam, make_up
+from Utils.seeding import torch_generator
 from Utils.selection import Selection
 from Utils.split import FULL_RANKING, LEAVE_ONE_OUT, leave_one_out
 
@@ -37,6 +38,31 @@ def test_batches_depend_on_seed_and_epoch_alone(split):
     assert torch.equal(torch.stack(next(sampler.epoch(2))), first(0, 2))
     assert not torch.equal(first(0, 2), first(0, 3))
     assert not torch.equal(first(0, 2), first(1, 2))
+
+
+def test_batches_are_what_they_always_were(split, monkeypatch):
+    """Put in order at once, a few at a time, or looked up in parts: the same draws."""
+    expected = _all_at_once(split, 3, 1)
+    for together, looked_up in ((64, 1 << 20), (2, 1000)):
+        monkeypatch.setattr("Utils.dataset.TOGETHER", together)
+        monkeypatch.setattr("Utils.dataset.LOOKED_UP", looked_up)
+        columns = zip(*PairSampler(split, 1000, 3, "cpu").epoch(1), strict=True)
+        for column, whole in zip(columns, expected, strict=True):
+            assert torch.equal(torch.cat(column), whole)
+
+
+def _all_at_once(split, seed: int, epoch: int) -> list[torch.Tensor]:
+    """Return an epoch's columns as runs have them, drawn in the plainest way."""
+    pairs = split.train_users * split.num_items + split.train_items
+    keys = torch.from_numpy(pairs).sort().values
+    users, generator = keys // split.num_items, torch_generator(seed, "batches", epoch)
+    order, negatives = torch.randperm(len(keys), generator=generator), torch.empty_like(keys)
+    todo = torch.arange(len(keys))
+    while len(todo):
+        drawn = torch.randint(split.num_items, todo.shape, generator=generator)
+        negatives[todo] = drawn
+        todo = todo[torch.isin(users[todo] * split.num_items + drawn, keys)]
+    return [column[order] for column in (users, keys % split.num_items, negatives)]
 
 
 def test_negatives_are_uniform_over_what_the_user_did_not_train_on():
