@@ -171,12 +171,12 @@ class RowAdam(DenseAdam):
         """Bring some rows, each once, to where all steps have them."""
         done, seen = self.done[table], self.seen[table]
         parts = self._parts(table)
-        rows = rows[seen[rows] < done]
+        rows = rows[seen.index_select(0, rows) < done]
         for block in rows.split(max(BLOCK // table.shape[1], 1)):
             values = [part.index_select(0, block) for part in parts]
-            before = seen[block].double().unsqueeze(1)
+            before = seen.index_select(0, block).unsqueeze(1)
             lr, decay = self.defaults["lr"], self.defaults["weight_decay"]
-            make_up(*values, before, done - before, lr, decay)
+            make_up(*values, before.float(), (done - before).float(), lr, decay)
             for part, value in zip(parts, values, strict=True):
                 part.index_copy_(0, block, value)
         seen[rows] = done
@@ -233,26 +233,26 @@ def make_up(
     Parameters
     ----------
     weight, mean, square : (n, d) float32.
-    before, missed : (n, 1) float64, L and k above 0.
+    before, missed : (n, 1) float32, L and k above 0.
     """
     near, ratio = ((missed + 1) / 2).clamp_max(1 / (1 - BETA1)), BETA1 / math.sqrt(BETA2)
     way = lr * ratio / (1 - ratio) * _rest(ratio, missed) / _rest(BETA1, before + 1)
     way *= _rest(BETA2, before + near).sqrt()
-    fading = mean.sub_(weight * (decay * _rest(BETA1, before)).float())
-    weight.sub_((square + EPS**2).rsqrt_().mul_(fading).mul_(way.float()))
+    fading = mean.sub_(weight * (decay * _rest(BETA1, before)))
+    weight.sub_((square + EPS**2).rsqrt_().mul_(fading).mul_(way))
     drive, exponent = (weight * decay).square_().add_(EPS**2), 0
     for node in NODES:
         after = 0.5 + node * missed
         rest = _rest(BETA2, after)
         scale = -lr * decay / 2 * missed * (_rest(BETA2, before + after) / rest).sqrt()
-        inverse = (square * (_power(BETA2, after) / rest).float()).add_(drive).rsqrt_()
-        exponent = inverse.mul_(scale.float()).add_(exponent)
+        inverse = (square * (_power(BETA2, after) / rest)).add_(drive).rsqrt_()
+        exponent = inverse.mul_(scale).add_(exponent)
     shrunk = exponent.exp_()
     weight.mul_(shrunk)
-    mean.mul_(_power(BETA1, missed).float())
-    mean.add_(weight * (decay * _rest(BETA1, before + missed)).float())
-    square.mul_(_power(BETA2, missed).float())
-    square.add_(drive.mul_(shrunk).mul_(_rest(BETA2, missed).float()))
+    mean.mul_(_power(BETA1, missed))
+    mean.add_(weight * (decay * _rest(BETA1, before + missed)))
+    square.mul_(_power(BETA2, missed))
+    square.add_(drive.mul_(shrunk).mul_(_rest(BETA2, missed)))
 
 
 def _power(base: float, exponent: Tensor) -> Tensor:

@@ -160,7 +160,7 @@ def test_what_was_missed_is_nearly_what_adam_does_step_by_step(lr, decay, before
             continue
         found = [part.clone() for part in start]
         make_up(
-            *found, *torch.tensor([before, missed]).double().expand(300, 2).split(1, 1), lr, decay
+            *found, *torch.tensor([before, missed]).float().expand(300, 2).split(1, 1), lr, decay
         )
         way = (slow[0] - weight).abs()
         assert (found[0] - slow[0]).abs().sum() < 0.05 * way.sum()
