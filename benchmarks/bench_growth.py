@@ -6,7 +6,8 @@
 
 Prints a table and asserts nothing. Data are made, see ``Utils.synthetic``. A step is what a script
 does for a batch; of a run's steps, some are taken, after some that are not counted. The time is
-that of the best of ten groups: on a shared machine the least disturbed. ``start`` is what comes
+that of the best of ten groups: on a shared machine the least disturbed. With one thread, it is the
+processor's, and not that of the clock, which others would disturb as well. ``start`` is what comes
 before the first batch of an epoch, ``end`` brings all rows up to date; an epoch's minutes are made
 of these. The teacher of S2D is a BPR of the same size without training, and its lists are drawn:
 whoever makes them pays for all scores of all users, once a teacher; how long that takes is computed
@@ -18,6 +19,7 @@ import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -40,6 +42,7 @@ from Utils.split import Split
 GROUPS, K, SAMPLES = 10, 300, 1000
 BATCH = {"no_KD": 1024, "S2D": 256}
 FEW = 256  # users whose lists are made
+Clock = Callable[[], float]
 
 
 @dataclass
@@ -79,16 +82,16 @@ class _Untrained(Teacher):
             part[:] = generator.integers(self.split.num_items, size=part.shape, dtype=np.int32)
         return torch.from_numpy(top)
 
-    def seconds(self) -> float:
+    def seconds(self, clock: Clock) -> float:
         """Return how long lists of all users take, computed from a few."""
         split, few = self.split, torch.arange(FEW)
         known = split.train_users < FEW
         seen = split.train_users[known], split.train_items[known]
         size = max(min(FEW, HELD // split.num_items), 1)
-        begin = time.perf_counter()
+        begin = clock()
         for _ in best_lists(self.model.score_all, few, seen, K, size):
             pass
-        return (time.perf_counter() - begin) * split.num_users / FEW
+        return (clock() - begin) * split.num_users / FEW
 
 
 def prepared(
@@ -104,33 +107,34 @@ def prepared(
 
 def measure(args: Settings, split: Split, method: str, dim: int, optimizer: str) -> str:
     """Return a row of the table."""
+    clock = time.process_time if args.threads == 1 else time.perf_counter
     model = build_model("BPR", split, dim, seed=0)
     teacher = _Untrained(split, dim, Path(args.data_dir))
     sampler, loss, trained = prepared(method, model, split, teacher)
     settings = {"optimizer": optimizer, "lr": 0.001, "reg": 0.001}
     adam = new_optimizer(type("Settings", (), settings), nn.ModuleList(trained))
-    begin = time.perf_counter()
+    begin = clock()
     batches = sampler.epoch(0)
     first = next(batches)
-    start = time.perf_counter() - begin
-    times = []
-    for batch in (first, *batches):
-        begin = time.perf_counter()
+    start = clock() - begin
+    times, begin = [], clock()
+    for batch in chain([first], batches):
         loss(batch).backward()
         adam.step()
-        times.append(time.perf_counter() - begin)
+        times.append(clock() - begin)
+        begin += times[-1]
         if len(times) == args.steps + args.steps // 10:
             break
     counted = np.array(times[len(times) // 11 :])
     step = min(group.mean() for group in np.array_split(counted, min(GROUPS, len(counted))))
-    begin = time.perf_counter()
+    begin = clock()
     if isinstance(adam, RowAdam):
         adam.catch_up()
-    end = time.perf_counter() - begin
+    end = clock() - begin
     whole = split.num_users if method == "S2D" else len(split.train_users)
     epoch = start + step * whole / BATCH[method] + end
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    lists = f"{teacher.seconds() / 60:.1f}" if method == "S2D" else ""
+    lists = f"{teacher.seconds(clock) / 60:.1f}" if method == "S2D" else ""
     cells = [split.dataset, method, str(dim), optimizer]
     cells += [f"{value:.2f}" for value in (start, 1e3 * step, end, epoch / 60)]
     return f"| {' | '.join([*cells, lists, f'{peak:.1f}'])} |"
