@@ -40,7 +40,8 @@ class Settings(TrainingSettings, TeacherSettings):
     w: float = 0.3  # share of the data in the loss, from 0 (the teacher alone) to 1 (no teacher)
     K: int = 300  # how many of the teacher's first items are learned
     tau: float = 4.0  # temperature of their scores
-    # 0: the softmax is over all items; else over the learned ones and so many drawn for a batch
+    # 0: the softmax is over all items; else over the learned ones and so many drawn for a batch,
+    # which --optimizer rows needs
     num_samples: int = 0
     lr: float = 0.01  # learning rate of Adam
     reg: float = 1e-5  # weight decay of Adam, on all parameters

@@ -25,12 +25,17 @@ class Recommender(nn.Module, ABC):
     sampler : makes the batches that ``loss`` takes.
     unused : settings of training that have no meaning for the model.
     in_order : whether scores depend on what a user took last; see ``encode_before``.
+    whole_tables : whether the loss learns from all rows of tables, and not from those of a batch.
+    by_rows : whether gradients of tables are to be of the rows that a step looks at, and of no
+        others, for ``RowAdam``.
     """
 
     options: ClassVar[dict[str, type]] = {}
     sampler: ClassVar[type] = PairSampler
     unused: ClassVar[tuple[str, ...]] = ()
     in_order: ClassVar[bool] = False
+    whole_tables: ClassVar[bool] = False
+    by_rows: bool = False
 
     def __init__(self, split: Split, dim: int) -> None:
         super().__init__()
@@ -109,13 +114,16 @@ class Recommender(nn.Module, ABC):
         """
         return None
 
-    def vectors(self, users: Tensor) -> tuple[Tensor, Tensor] | None:
+    def vectors(self, users: Tensor, items: Tensor | None = None) -> tuple[Tensor, Tensor] | None:
         """Return ``(B, d)`` and ``(num_items, d)``, differentiably, if scores are their products.
 
         Of whom the model is asked for, ``(B,)``, where ``encode`` is of all users of the split.
+        Of some ``items``, (n,), there are n rows, and gradients are of these alone if they can be.
         """
         factors = self.encode()
-        return factors and (factors[0][users], factors[1])
+        if factors is None:
+            return None
+        return factors[0][users], factors[1] if items is None else factors[1][items]
 
     def encode_before(self, part: str) -> tuple[Tensor, Tensor] | None:
         """Return the same of users as they are before their items of ``part``: valid, test or next.
@@ -140,6 +148,17 @@ class Recommender(nn.Module, ABC):
     def num_parameters(self) -> int:
         """Return the number of parameters, frozen or not."""
         return sum(p.numel() for p in self.parameters())
+
+
+def looked_up(table: nn.Embedding, ids: Tensor, by_rows: bool) -> tuple[Tensor, Tensor]:
+    """Return vectors of a table, and where those of ``ids`` stand there.
+
+    All of them, or, where gradients are to be of some rows alone, those that are wanted.
+    """
+    if not by_rows:
+        return table.weight, ids
+    values, places = ids.unique(return_inverse=True)
+    return table(values), places
 
 
 def embedding_table(count: int, dim: int, generator: torch.Generator | None = None) -> nn.Embedding:

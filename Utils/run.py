@@ -34,7 +34,7 @@ from Utils.files import (
     write_json,
     write_whole,
 )
-from Utils.optimizer import DenseAdam
+from Utils.optimizer import RowAdam, new_optimizer
 from Utils.run_folder import (
     RUN_FORMAT,
     RunFolder,
@@ -96,7 +96,7 @@ class Run:
         settings = vars(args)
         self.optimizer = None  # where nothing is trained by gradients
         if "lr" in settings and any(each.requires_grad for each in self.modules.parameters()):
-            self.optimizer = DenseAdam(self.modules.parameters(), args.lr, args.reg)
+            self.optimizer = new_optimizer(args, self.modules)
         self.device = next(model.parameters()).device
         self.evaluator = Evaluator(split, self.device)
         self.selection = Selection(args.selection, split.protocol, settings.get("patience"))
@@ -309,6 +309,9 @@ class Run:
     def _end_epoch(self, epoch: int) -> None:
         """Check the losses, rank the held-out items if it is time, keep and report the results."""
         losses = self._mean_losses(epoch)
+        if isinstance(self.optimizer, RowAdam):
+            self.optimizer.catch_up()
+            self.model.after_step()
         evaluating = time.perf_counter()
         metrics, ranks = {}, {}
         if epoch % self.split.protocol.every == 0:

@@ -113,6 +113,7 @@ NO_KD |= {"split", "data_dir", "selection", "model", "device", "threads", "name"
 NO_KD |= {
     "overwrite",
     "keep_states",
+    "optimizer",
     "eval_users",
 }  # tested with main_no_KD, of which the scripts' lines are copies
 NO_KD |= {field.name for field in dataclasses.fields(Reading)}  # tested in test_tables.py

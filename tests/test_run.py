@@ -145,6 +145,7 @@ OTHER_VALUES = {  # another value for each setting that changes what is learned
     "dim": 9,
     "max_epoch": 3,
     "patience": 1,
+    "optimizer": "rows",
 }
 ELSEWHERE = {  # settings whose effect is tested by another test of this file
     "dataset": "test_data_and_split_are_taken_from_the_settings",
@@ -350,6 +351,47 @@ def test_a_resumed_run_equals_one_that_was_never_stopped(workdir, monkeypatch, e
     resumed = torch.load(workdir / "checkpoints" / FOLDER / "last.pt", weights_only=True)
     for key in ("modules", "optimizer", "history"):
         torch.testing.assert_close(resumed[key], last[key], rtol=0, atol=0)
+
+
+def test_a_run_that_updates_rows_alone_is_resumed_with_the_same_bytes(workdir, monkeypatch):
+    rows = {"optimizer": "rows", "max_epoch": 3}
+    names = ("metrics.csv", "best.pt", "ranks.npz")
+    train(**rows)
+    whole = [read(workdir, name) for name in names]
+    path = workdir / "checkpoints" / FOLDER / "last.pt"
+    last = torch.load(path, weights_only=True)
+    run_until(1, monkeypatch, **rows, overwrite=True)
+    with pytest.raises(UserError, match=r"holds a run with optimizer rows \(now dense\)"):
+        train(**rows | {"optimizer": "dense"}, resume=True)
+    begun = torch.load(path, weights_only=True)
+    wrong = {"step": torch.tensor(-1.0)} | {f"exp_avg{end}": torch.zeros(8) for end in ("", "_sq")}
+    for moments in (begun["optimizer"]["state"][0] | {"step": wrong["step"]}, wrong):
+        state = begun["optimizer"]["state"] | {0: moments}
+        torch.save(begun | {"optimizer": begun["optimizer"] | {"state": state}}, path)
+        with pytest.raises(
+            UserError, match=r"last\.pt: its moments (are of -1\.0 steps|do not fit)"
+        ):
+            train(**rows, resume=True)
+    torch.save(begun, path)
+    train(**rows, resume=True)
+    assert [read(workdir, name) for name in names] == whole
+    resumed = torch.load(path, weights_only=True)
+    for key in ("modules", "optimizer", "history"):
+        torch.testing.assert_close(resumed[key], last[key], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"model": "LightGCN"}, "LightGCN learns from all rows of its tables"),
+        ({"model": "MultVAE"}, "MultVAE learns from all rows of its tables"),
+        ({"model": "iALS"}, "optimizer rows: iALS is solved for, and not trained in steps"),
+    ],
+)
+def test_what_has_no_rows_of_its_own_to_update_is_refused(given, words, workdir):
+    with pytest.raises(UserError, match=words):
+        run(main_no_KD, optimizer="rows", **given)
+    assert not (workdir / "logs").exists()
 
 
 def test_other_settings_need_a_name_or_overwrite(workdir, monkeypatch):
