@@ -7,10 +7,10 @@
     python -m experiments.cluster            # all of it on this machine, with a small plan
 
 A worker is started in the project's folder, which all machines share, since runs are read and
-written there: those that a teacher or an earlier worker left, too. It does a run for each of its
-threads, of which it has one where it has a GPU. A run whose worker has died goes on from its last
-checkpoint on another one; one that fails is not tried again. No lock of a folder reaches across
-machines on NFS, so a worker ends its runs as soon as the scheduler no longer counts on them.
+written there, also those that another worker left. It does a run for each of its threads; one of
+a GPU has one. A run whose worker has died goes on from its last checkpoint on another one; one
+that fails is not tried again. No lock of a folder reaches across machines on NFS, so a worker ends
+its runs as soon as the scheduler no longer counts on them.
 """
 
 import asyncio
@@ -37,6 +37,7 @@ from Utils.errors import UserError, need
 
 distributed = need("distributed", "distributed", "--cluster")
 
+WORKER = "distributed.cli.dask_worker"  # as a module, which finds the project
 FOLDERS = ("logs", "checkpoints")
 PATIENCE = 10  # seconds to wait for an answer, or for a first worker
 RUNNING: dict[str, Process] = {}  # on a worker: its processes, by their tasks' keys
@@ -98,6 +99,14 @@ def _there(function: Callable) -> Callable:
     return lambda *args: getattr(import_module(module), name)(*args)
 
 
+def _leave(token: Path) -> None:
+    try:
+        token.parent.mkdir(exist_ok=True)
+        token.touch()
+    except OSError as error:
+        raise UserError(f"{token.parent}: cannot write ({error.strerror}); mend that") from error
+
+
 # --- here --------------------------------------------------------------------------------------
 
 
@@ -129,14 +138,15 @@ class Remote:
                 return f"its worker died, and {error.allowed_failures} others after it"
             return f"{type(error).__name__}: {error}".splitlines()[0]
         if not self.ended:
-            raise self.cluster.gone()
+            raise self.cluster.gone
         return "ended at once"
 
     def send_signal(self, number: int) -> None:
         """Pass on SIGINT, to end it after its epoch, or SIGTERM, at once."""
         self.ended = number == signal.SIGTERM
         if not self.ended:
-            found = self.cluster.client.run(_there(interrupt), self.key, on_error="ignore")
+            with self.cluster.asked() as client:
+                found = client.run(_there(interrupt), self.key, on_error="ignore")
             self.ended = not any(found.values())  # it has not begun
         if self.ended:
             self.future.cancel()
@@ -156,18 +166,18 @@ class Cluster:
         self.address, self.token = address, f".shared-{secrets.token_hex(8)}"
         self.workers: dict[str, bool] = {}  # by address: whether it is used
         self.waiting = False
+        self.gone = UserError(
+            f"--cluster {address}: the scheduler has ended; the same command goes on"
+        )
 
     def __enter__(self) -> "Cluster":
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # errors are lines of ours
+        for name in ("distributed", "distributed.client"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # errors are lines of ours
         self._require_scheduler()
         with contextlib.ExitStack() as stack:
             self.client = distributed.Client(self.address, timeout=PATIENCE, set_as_default=False)
             stack.callback(self.client.close)
             self._wait_for_a_worker()
-            stack.callback(self._remove_tokens)
-            for folder in FOLDERS:
-                Path(folder).mkdir(exist_ok=True)
-                Path(folder, self.token).touch()
             for fault in self._meet(self.client.nthreads()):
                 raise UserError(fault)
             self.stack = stack.pop_all()
@@ -178,12 +188,10 @@ class Cluster:
 
     def slots(self) -> int:
         """Return how many runs there is room for at once; meet workers who have come since."""
-        try:
-            threads = self.client.nthreads()
+        with self.asked() as client:
+            threads = client.nthreads()
             for fault in self._meet(threads):
                 tqdm.write(f"warning: nothing is run there: {fault}")
-        except (OSError, RuntimeError):
-            raise self.gone() from None
         found = sum(count for address, count in threads.items() if self.workers.get(address))
         if not found and not self.waiting:
             tqdm.write("no worker is left; waiting for one")
@@ -194,11 +202,13 @@ class Cluster:
         """Start a task."""
         return Remote(self, task)
 
-    def gone(self) -> UserError:
-        """Return what there is to say if the scheduler has ended."""
-        return UserError(
-            f"--cluster {self.address}: the scheduler has ended; the same command goes on"
-        )
+    @contextlib.contextmanager
+    def asked(self) -> Iterator[Any]:
+        """Give the client, and say in a line that the scheduler has ended, if it has."""
+        try:
+            yield self.client
+        except (OSError, RuntimeError):
+            raise self.gone from None
 
     def _require_scheduler(self) -> None:
         async def identity() -> dict[str, Any]:
@@ -208,7 +218,7 @@ class Cluster:
         try:
             found = asyncio.run(asyncio.wait_for(identity(), PATIENCE))["type"]
         except Exception as error:  # of all kinds, as anything may be at the address
-            found = f"nothing that answers ({error or type(error).__name__})"
+            found = f"nothing that answers ({str(error) or type(error).__name__})"
         if found != "Scheduler":
             raise UserError(
                 f"--cluster {self.address}: no Dask scheduler is there, but {found}; start one "
@@ -221,7 +231,7 @@ class Cluster:
         except TimeoutError:
             raise UserError(
                 f"--cluster {self.address}: it has no workers; start them in the project's folder "
-                f"with python -m distributed.cli.dask_worker {self.address}"
+                f"with python -m {WORKER} {self.address}"
             ) from None
 
     def _meet(self, addresses: dict[str, int]) -> Iterator[str]:
@@ -232,22 +242,32 @@ class Cluster:
             await dask_worker.set_resources(**{token: dask_worker.state.nthreads})
 
         new = [address for address in addresses if address not in self.workers]
-        if not new:
-            return
-        found = self.client.run(_there(look), token, workers=new, on_error="return")
-        for address, answer in found.items():
-            fault = self._fault(answer)
+        found = self._look(new) if new else {}
+        for address, fault in found.items():
             self.workers[address] = not fault
             if fault:
                 yield f"worker {address} {fault}"
             else:
                 self.client.run(offer, workers=[address])
 
+    def _look(self, addresses: list[str]) -> dict[str, str]:
+        """Return what is wrong with each of these workers; empty if it can do our tasks."""
+        try:
+            for folder in FOLDERS:
+                _leave(Path(folder, self.token))
+            there = _there(look)
+            found = self.client.run(there, self.token, workers=addresses, on_error="return")
+            return {address: self._fault(answer) for address, answer in found.items()}
+        finally:
+            for folder in FOLDERS:
+                for path in Path(folder).glob(f"{self.token}*"):
+                    path.unlink(missing_ok=True)
+
     def _fault(self, answer: dict[str, str | None] | Exception) -> str:
         """Return what is wrong with a worker, by what ``look`` has found there."""
         again = "start it again in the project's folder, which all machines share"
         if isinstance(answer, Exception):
-            return f"cannot use the project ({answer}); {again}"
+            return f"cannot use the project ({answer}); {again}, with python -m {WORKER}"
         for folder in FOLDERS:
             if not Path(folder, f"{self.token}-{answer['id']}").exists():
                 return f"has another {folder}/, in {answer['folder']}, not {Path.cwd()}; {again}"
@@ -255,11 +275,6 @@ class Cluster:
             if answer[name] != mine:
                 return f"has {name} {answer[name]}, not {mine}; start it again with the same"
         return ""
-
-    def _remove_tokens(self) -> None:
-        for folder in FOLDERS:
-            for path in Path(folder).glob(f"{self.token}*"):
-                path.unlink(missing_ok=True)
 
 
 @dataclass
