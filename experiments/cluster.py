@@ -120,18 +120,24 @@ class Remote:
         # two clients that want the same have one task
         self.key = f"{task.name} in {Path.cwd()}: {' '.join(command)}"
         self.cluster, self.ended = cluster, False
+        self.result: str | None = None
         self.future = cluster.client.submit(
             _there(work), command, key=self.key, resources={cluster.token: 1}, pure=False
         )
 
     def poll(self) -> int | None:
         """Return None until it has ended."""
-        return None if self.future.status == "pending" else 0
+        if self.future.status == "finished":
+            # its worker may have died with the result; then the task is done again
+            with contextlib.suppress(Exception):
+                self.result = self.future.result(PATIENCE)
+            return None if self.result is None else 0
+        return None if self.future.status in ("pending", "lost") else 0
 
     def failure(self) -> str:
         """Return in a line why it failed, once it has ended; empty if it did not."""
-        if self.future.status == "finished":
-            return self.future.result()
+        if self.result is not None:
+            return self.result
         if self.future.status == "error":
             error = self.future.exception()
             if isinstance(error, distributed.KilledWorker):
@@ -240,6 +246,9 @@ class Cluster:
 
         async def offer(dask_worker: Any) -> None:
             await dask_worker.set_resources(**{token: dask_worker.state.nthreads})
+            # the scheduler gives what waits for a worker to one that begins, and to no other
+            running, dask_worker.status = dask_worker.status, type(dask_worker.status).paused
+            dask_worker.status = running
 
         new = [address for address in addresses if address not in self.workers]
         found = self._look(new) if new else {}
@@ -248,7 +257,7 @@ class Cluster:
             if fault:
                 yield f"worker {address} {fault}"
             else:
-                self.client.run(offer, workers=[address])
+                self.client.run(offer, workers=[address], on_error="ignore")  # it may be gone again
 
     def _look(self, addresses: list[str]) -> dict[str, str]:
         """Return what is wrong with each of these workers; empty if it can do our tasks."""

@@ -224,3 +224,15 @@ def test_a_worker_that_comes_later_and_differs_is_not_used(place, monkeypatch, c
     said = capsys.readouterr().out
     assert said.count("warning: nothing is run there: worker tcp://") == 1
     assert said.count("no worker is left; waiting for one") == 1
+
+
+def test_what_waits_for_a_worker_is_done_by_one_that_comes_later(place):
+    place.workers.clear()
+    place.token += "-2"  # as of a cluster whose workers have all died
+    remote = place.start(Task("late", python("open('late', 'w')")))
+    time.sleep(0.3)
+    assert remote.poll() is None
+    assert place.slots() == 1
+    wait_for(lambda: remote.poll() is not None)
+    assert remote.failure() == ""
+    assert Path("late").exists()
