@@ -7,7 +7,6 @@ import resource
 import shlex
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from Utils.commit import git_commit
 from Utils.errors import UserError, warn
 from Utils.evaluation import Evaluator
 from Utils.files import (
@@ -217,7 +217,7 @@ class Run:
                 "numpy": np.__version__,
             },
             "teachers": [teacher.record() for teacher in self.teachers],
-            "git_commit": _git_commit(),
+            "git_commit": git_commit(),
             "device": self._describe_device(),
             "threads": torch.get_num_threads(),
         }
@@ -557,23 +557,6 @@ def _command(script: str, *more: str) -> str:
     """Return the shell command for ``script`` with this process's flags and ``more``."""
     flags = [flag for flag in sys.argv[1:] if flag not in ("--overwrite", *more)]
     return shlex.join(["python", script, *flags, *more])
-
-
-def _git_commit() -> str | None:
-    """Return the project's commit, marked if the code has changed since; None without git."""
-    git = ["git", "-C", str(Path(__file__).parent)]
-    try:
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
-        changed = subprocess.run(
-            [*git, "status", "--porcelain", "--untracked-files=no", "--", ":/*.py"],
-            capture_output=True,
-            text=True,
-        )
-    except OSError:
-        return None
-    if commit.returncode:
-        return None
-    return commit.stdout.strip() + (" with changes" if changed.stdout else "")
 
 
 def _is_plain() -> bool:
