@@ -1,6 +1,6 @@
 """Mini-batches for training: shuffled pairs with a fresh negative for each; users; items."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from Utils.errors import UserError
+from Utils.processes import count, own, whole_of
 from Utils.seeding import torch_generator
 from Utils.split import NEXT_ITEMS, Split
 
@@ -59,6 +60,25 @@ class Asked(NamedTuple):
 Batch = Pairs | Users | Items | Sequences
 
 
+def _in_steps(order: Tensor, batch_size: int, total: int) -> Sequence[Tensor]:
+    """Cut a random order into batches; a share of a ``total`` into as many as the whole has.
+
+    Raises
+    ------
+    UserError
+        If there is not something for each.
+    """
+    if count() == 1:
+        return order.split(batch_size)
+    steps = -(-total // batch_size)
+    if len(order) < steps:
+        raise UserError(
+            f"--batch_size {batch_size}: an epoch has {steps:,} steps, and the share of a process "
+            f"is {len(order):,}; use larger batches or fewer processes"
+        )
+    return order.tensor_split(steps)
+
+
 class PairSampler:
     """Training pairs in random order, each with one uniform negative, redrawn every epoch.
 
@@ -75,15 +95,17 @@ class PairSampler:
         keys = self.negatives.keys
         self.users, self.items = keys // split.num_items, keys % split.num_items
         self.batch_size, self.seed = batch_size, seed
+        self.total = len(whole_of(split).train_users)
 
     def epoch(self, epoch: int) -> Iterator[Pairs]:
         """Yield batches until every pair was seen once."""
         device = self.users.device
-        generator = torch_generator(self.seed, "batches", epoch, device)
+        generator = torch_generator(self.seed, own("batches"), epoch, device)
         order = torch.randperm(len(self.users), generator=generator, device=device)
         negatives = self.negatives.draw(self.users, generator)
         columns = (self.users[order], self.items[order], negatives[order])
-        batches = zip(*(column.split(self.batch_size) for column in columns), strict=True)
+        steps = (_in_steps(column, self.batch_size, self.total) for column in columns)
+        batches = zip(*steps, strict=True)
         yield from (Pairs(*batch) for batch in batches)
 
 
@@ -97,13 +119,15 @@ class UserSampler:
     ) -> None:
         (self.kind,) = self.batch._fields
         self.count, self.batch_size = getattr(split, f"num_{self.kind}"), batch_size
+        self.total = getattr(whole_of(split), f"num_{self.kind}")
         self.seed, self.device = seed, device
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """Yield batches until everyone was seen once."""
-        generator = torch_generator(self.seed, f"batches of {self.kind}", epoch, self.device)
+        purpose = own(f"batches of {self.kind}")
+        generator = torch_generator(self.seed, purpose, epoch, self.device)
         order = torch.randperm(self.count, generator=generator, device=self.device)
-        yield from map(self.batch, order.split(self.batch_size))
+        yield from map(self.batch, _in_steps(order, self.batch_size, self.total))
 
 
 class ItemSampler(UserSampler):
