@@ -151,6 +151,8 @@ def last_words(error: BaseException) -> str | None:
     text = in_one_line(error)
     if not _meeting or count() == 1:
         return text
+    with contextlib.suppress(ValueError):  # not in the main thread
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is ending already
     sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
     with contextlib.suppress(RuntimeError):  # the store is gone with process 0
         if _meeting["store"].add("spoken", 1) > 1:
