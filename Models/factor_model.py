@@ -64,13 +64,26 @@ class FactorModel(Recommender):
         """Return the factors of some users or items, by ``kind``: ``(B,) -> (B, d)``."""
         return F.embedding(ids, self.table(kind))
 
+    def vectors(self, users: Tensor, items: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return the factors of some users, and those of all items or of some."""
+        if items is None:
+            return super().vectors(users)
+        return self.rows("user", users), self.rows("item", items)
+
+    def _listed(self, kind: str, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Return factors of users or items, and where ``ids`` stand there, as ``looked_up``."""
+        if not self.by_rows:
+            return self.table(kind), ids
+        values, places = ids.unique(return_inverse=True)
+        return self.rows(kind, values), places
+
     def score(self, users: Tensor, items: Tensor) -> Tensor:
         """Return inner products: ``(B,)`` and ``(B,)``, ``(B, K)`` or, for users, ``(B, K)``."""
         if users.dim() == items.dim():
             return (self.rows("user", users) * self.rows("item", items)).sum(dim=1)
         if users.dim() == 1:
-            return sampled_product(self.rows("user", users), self.table("item"), items)
-        return sampled_product(self.rows("item", items), self.table("user"), users)
+            return sampled_product(self.rows("user", users), *self._listed("item", items))
+        return sampled_product(self.rows("item", items), *self._listed("user", users))
 
     def score_all(self, users: Tensor) -> Tensor:
         """Return inner products with all items: ``(B,) -> (B, num_items)``."""

@@ -26,7 +26,7 @@ class iALS(FactorModel):
 
     options: ClassVar = {"alpha": float, "ridge": float}
     sampler: ClassVar[type] = WholeSampler
-    unused: ClassVar = ("lr", "reg", "batch_size")  # nothing is learned by gradients
+    unused: ClassVar = ("lr", "reg", "batch_size", "optimizer")  # nothing is learned by gradients
 
     def __init__(
         self,

@@ -17,7 +17,7 @@ class Popularity(FactorModel):
     """
 
     sampler: ClassVar[type] = WholeSampler
-    unused: ClassVar = ("lr", "reg", "batch_size")
+    unused: ClassVar = ("lr", "reg", "batch_size", "optimizer")
 
     def __init__(self, split: Split, dim: int, *, generator: torch.Generator) -> None:
         super().__init__(split, dim)

@@ -28,6 +28,8 @@ class Recommender(nn.Module, ABC):
     in_order : whether scores depend on what a user took last; see ``encode_before``.
     by_users : whether all that it knows of a user is a row of its ``user_table``, so that several
         processes can share the users out.
+    by_rows : whether gradients of tables are to be of the rows that a step looks at, and of no
+        others, for ``RowAdam``.
     """
 
     options: ClassVar[dict[str, type]] = {}
@@ -35,6 +37,7 @@ class Recommender(nn.Module, ABC):
     unused: ClassVar[tuple[str, ...]] = ()
     in_order: ClassVar[bool] = False
     by_users: ClassVar[bool] = False
+    by_rows: bool = False
 
     def __init__(self, split: Split, dim: int) -> None:
         super().__init__()
@@ -113,13 +116,16 @@ class Recommender(nn.Module, ABC):
         """
         return None
 
-    def vectors(self, users: Tensor) -> tuple[Tensor, Tensor] | None:
+    def vectors(self, users: Tensor, items: Tensor | None = None) -> tuple[Tensor, Tensor] | None:
         """Return ``(B, d)`` and ``(num_items, d)``, differentiably, if scores are their products.
 
         Of whom the model is asked for, ``(B,)``, where ``encode`` is of all users of the split.
+        Of some ``items``, (n,), there are n rows, and gradients are of these alone if they can be.
         """
         factors = self.encode()
-        return factors and (factors[0][users], factors[1])
+        if factors is None:
+            return None
+        return factors[0][users], factors[1] if items is None else factors[1][items]
 
     def encode_before(self, part: str) -> tuple[Tensor, Tensor] | None:
         """Return the same of users as they are before their items of ``part``: valid, test or next.
@@ -144,6 +150,17 @@ class Recommender(nn.Module, ABC):
     def num_parameters(self) -> int:
         """Return the number of parameters, frozen or not."""
         return sum(p.numel() for p in self.parameters())
+
+
+def looked_up(table: nn.Embedding, ids: Tensor, by_rows: bool) -> tuple[Tensor, Tensor]:
+    """Return vectors of a table, and where those of ``ids`` stand there.
+
+    All of them, or, where gradients are to be of some rows alone, those that are wanted.
+    """
+    if not by_rows:
+        return table.weight, ids
+    values, places = ids.unique(return_inverse=True)
+    return table(values), places
 
 
 def embedding_table(count: int, dim: int, generator: torch.Generator | None = None) -> nn.Embedding:

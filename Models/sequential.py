@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from Models.graph import require_dropout
-from Models.recommender import Recommender
+from Models.recommender import Recommender, looked_up
 from Utils.dataset import Asked, Sequences, SequenceSampler, Windows
 from Utils.errors import UserError
 from Utils.sampled_product import sampled_product
@@ -91,9 +91,12 @@ class SequentialModel(Recommender):
         """Return a vector for each of some windows: ``(B,) -> (B, width)``."""
         raise NotImplementedError
 
-    def vectors(self, users: Tensor) -> tuple[Tensor, Tensor]:
+    def vectors(self, users: Tensor, items: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the vectors of some windows, and the items' they are multiplied with."""
-        return self._encoded(users), self.output.weight[: self.num_items]
+        encoded = self._encoded(users)
+        return encoded, self.output.weight[: self.num_items] if items is None else self.output(
+            items
+        )
 
     def _encoded(self, windows: Tensor) -> Tensor:
         """Return what ``encode_windows`` does, computed once a step for windows in any order.
@@ -134,7 +137,7 @@ class SequentialModel(Recommender):
         if columns.shape[1] <= GATHERED:
             scores = (self.output(columns) @ vectors.unsqueeze(2)).squeeze(2)
         else:
-            scores = sampled_product(vectors, self.output.weight, columns)
+            scores = sampled_product(vectors, *looked_up(self.output, columns, self.by_rows))
         return scores if items.dim() > 1 else scores.squeeze(1)
 
     def score_all(self, users: Tensor) -> Tensor:

@@ -12,6 +12,9 @@ from Utils.processes import count, own, whole_of
 from Utils.seeding import torch_generator
 from Utils.split import NEXT_ITEMS, Split
 
+TOGETHER = 64  # batches whose pairs are put in order at a time
+LOOKED_UP = 1 << 20  # drawn items that are looked up at a time
+
 
 class Pairs(NamedTuple):
     """A batch of training pairs of user and item, with a negative item each: three ``(B,)``."""
@@ -92,21 +95,24 @@ class PairSampler:
         self, split: Split, batch_size: int, seed: int, device: torch.device | str
     ) -> None:
         self.negatives = Negatives(split, device)
-        keys = self.negatives.keys
-        self.users, self.items = keys // split.num_items, keys % split.num_items
+        self.users = torch.from_numpy(split.train_users).to(device)  # those of the sorted pairs
         self.batch_size, self.seed = batch_size, seed
         self.total = len(whole_of(split).train_users)
 
     def epoch(self, epoch: int) -> Iterator[Pairs]:
         """Yield batches until every pair was seen once."""
-        device = self.users.device
+        device, num_items = self.users.device, self.negatives.num_items
         generator = torch_generator(self.seed, own("batches"), epoch, device)
         order = torch.randperm(len(self.users), generator=generator, device=device)
         negatives = self.negatives.draw(self.users, generator)
-        columns = (self.users[order], self.items[order], negatives[order])
-        steps = (_in_steps(column, self.batch_size, self.total) for column in columns)
-        batches = zip(*steps, strict=True)
-        yield from (Pairs(*batch) for batch in batches)
+        steps = _in_steps(order, self.batch_size, self.total)
+        for start in range(0, len(steps), TOGETHER):  # all at once would be held twice
+            sizes = [len(step) for step in steps[start : start + TOGETHER]]
+            some = torch.cat(steps[start : start + TOGETHER])
+            keys = self.negatives.keys[some]
+            columns = (keys // num_items, keys % num_items, negatives[some].long())
+            batches = zip(*(column.split(sizes) for column in columns), strict=True)
+            yield from (Pairs(*batch) for batch in batches)
 
 
 class UserSampler:
@@ -251,7 +257,7 @@ class SequenceSampler:
         users = self.users.unsqueeze(1).expand(-1, self.count)
         drawn = self.negatives.draw(users.flatten(), generator).view_as(users)
         for windows in order.split(self.batch_size):
-            yield Sequences(windows, self.targets[windows], drawn[windows])
+            yield Sequences(windows, self.targets[windows], drawn[windows].long())
 
 
 class Negatives:
@@ -261,25 +267,32 @@ class Negatives:
     """
 
     def __init__(self, split: Split, device: torch.device | str) -> None:
-        users, items = torch.from_numpy(split.train_users), torch.from_numpy(split.train_items)
-        if torch.bincount(users).max() >= split.num_items:
+        if np.bincount(split.train_users).max() >= split.num_items:
             raise UserError(f"{split.dataset}: a user has all items, so no negative can be drawn")
-        self.keys = (users * split.num_items + items).sort().values.to(device)
+        keys = split.train_users * split.num_items
+        keys += split.train_items
+        keys.sort()
+        self.keys = torch.from_numpy(keys).to(device)  # the largest thing that a run of BPR holds
         self.num_items = split.num_items
 
     def draw(self, users: Tensor, generator: torch.Generator) -> Tensor:
-        """Return an item for each of some users, ``(n,)``, uniform over those that fit."""
-        negatives = torch.empty_like(users)
-        todo = torch.arange(len(users), device=users.device)
+        """Return an item for each of some users, ``(n,)`` int32, uniform over those that fit."""
+
+        def items(shape: torch.Size) -> Tensor:
+            of = {"dtype": torch.int32, "device": users.device}  # drawn as int64 are
+            return torch.randint(self.num_items, shape, generator=generator, **of)
+
+        negatives = items(users.shape)
+        parts = zip(users.split(LOOKED_UP), negatives.split(LOOKED_UP), strict=True)
+        found = [self._are_training_pairs(*part) for part in parts]
+        todo = torch.cat(found).nonzero().squeeze(1)
         while len(todo):
-            draws = torch.randint(
-                self.num_items, todo.shape, generator=generator, device=todo.device
-            )
-            negatives[todo] = draws
-            todo = todo[self._is_training_pair(users[todo] * self.num_items + draws)]
+            negatives[todo] = draws = items(todo.shape)
+            todo = todo[self._are_training_pairs(users[todo], draws)]
         return negatives
 
-    def _is_training_pair(self, keys: Tensor) -> Tensor:
+    def _are_training_pairs(self, users: Tensor, items: Tensor) -> Tensor:
+        keys = users * self.num_items + items
         place = torch.searchsorted(self.keys, keys).clamp_max_(len(self.keys) - 1)
         return self.keys[place] == keys
 

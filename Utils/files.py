@@ -5,7 +5,11 @@ import errno
 import fcntl
 import hashlib
 import json
+import math
+import mmap
 import os
+import struct
+import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -20,6 +24,10 @@ from Utils.errors import UserError, is_out_of_memory, need
 ANEW = "delete it and make it anew"
 COMPRESSED = (".gz", ".bz2", ".zst")  # suffixes of texts that are read as they were before
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # there is no room
+LARGE = 1 << 26  # bytes; arrays that have as many stay in files, and are mapped into memory
+AT_A_TIME = 1 << 23  # bytes of them that are looked at together
+ALIGNED = 64  # bytes, of which the place of an array in a file is a multiple
+PADDING, ZIP64 = 0xD935, 20  # what such room is called in zip files; bytes for large sizes there
 
 # ---------------------------------------------------------------------------------------------
 # Writing
@@ -97,6 +105,29 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
         file.write(json.dumps(content, indent=2).encode() + b"\n")
 
 
+def write_npz(file: BinaryIO, arrays: dict[str, Any]) -> None:
+    """Write what ``np.savez`` does, but so that ``read_npz`` can map each array where it stands."""
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+        for name, value in arrays.items():
+            member = zipfile.ZipInfo(f"{name}.npy")
+            start = file.tell() + zipfile.sizeFileHeader + len(member.filename) + ZIP64
+            room = -(start + 4) % ALIGNED
+            member.extra = struct.pack("<HH", PADDING, room) + bytes(room)
+            with archive.open(member, "w", force_zip64=True) as room_of_it:
+                _write_array(room_of_it, np.asanyarray(value))
+
+
+def _write_array(file: Any, array: np.ndarray) -> None:
+    """Write what ``np.save`` does; what is mapped passes through memory."""
+    if array.nbytes < LARGE:
+        np.lib.format.write_array(file, array, allow_pickle=False)
+        return
+    about = np.lib.format.header_data_from_array_1_0(array) | {"fortran_order": False}
+    np.lib.format.write_array_header_1_0(file, about)
+    for part in in_chunks(array):
+        file.write(np.ascontiguousarray(part).view(np.uint8).data)
+
+
 @contextlib.contextmanager
 def lock_folder(folder: Path, wait: bool = False) -> Iterator[None]:
     """Hold a folder for this process alone; the system lets go of it when the process ends.
@@ -122,6 +153,47 @@ def lock_folder(folder: Path, wait: bool = False) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+# ---------------------------------------------------------------------------------------------
+# Arrays that are too large to be held
+# ---------------------------------------------------------------------------------------------
+
+
+def room_for(shape: tuple[int, ...], dtype: type, folder: Path | None) -> np.ndarray:
+    """Return an array to be filled: in memory or, if it is large, in a file without a name.
+
+    The file is in ``folder``, if there is one, and goes when the array does.
+
+    Raises
+    ------
+    UserError
+        If the folder cannot be written, or has no room for it.
+    """
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    if folder is None or size < LARGE:
+        return np.empty(shape, dtype)
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            os.posix_fallocate(file.fileno(), 0, size)  # later, nobody could say that it is full
+            return np.memmap(file, dtype, "r+", shape=shape)
+
+
+def in_chunks(array: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield an array's rows, a few at a time; of one that is mapped, no more stay in memory."""
+    step = max(AT_A_TIME // max(array[:1].nbytes, 1), 1)
+    for start in range(0, len(array), step):
+        yield array[start : start + step]
+        release(array)
+
+
+def release(array: np.ndarray) -> None:
+    """Have the system take an array out of memory, if it is in a file; it comes back when asked."""
+    while isinstance(array, np.ndarray):
+        array = array.base
+    if isinstance(array, mmap.mmap):
+        array.madvise(mmap.MADV_DONTNEED)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -162,6 +234,8 @@ def read_npz(
 ) -> dict[str, np.ndarray]:
     """Return the named arrays of an ``.npz`` file, and those of the optional ones that it has.
 
+    Large ones are mapped into memory, so that nobody should change the file afterwards.
+
     Raises
     ------
     UserError
@@ -174,11 +248,29 @@ def read_npz(
             for name in names:
                 if name not in file.files:
                     raise UserError(f"{path}: holds no {name!r}; it is another kind of file")
-            arrays = {name: file[name] for name in (*names, *optional) if name in file.files}
+            wanted = [name for name in (*names, *optional) if name in file.files]
+            arrays = {name: _mapped(raw, file, name) for name in wanted}
         for name, array in arrays.items():
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 raise UserError(f"{path}: {name} has values that are not finite; {remedy}")
     return arrays
+
+
+def _mapped(raw: BinaryIO, file: Any, name: str) -> np.ndarray:
+    """Return an array of an ``.npz`` file that is open, mapped if it is large and if it can be.
+
+    Writing to it changes memory alone.
+    """
+    member = file.zip.getinfo(f"{name}.npy")
+    if member.file_size < LARGE or member.compress_type != zipfile.ZIP_STORED:
+        return file[name]
+    raw.seek(member.header_offset + zipfile.sizeFileHeader - 4)
+    raw.seek(sum(struct.unpack("<HH", raw.read(4))), os.SEEK_CUR)  # its name, and what is extra
+    version = np.lib.format.read_magic(raw)
+    shape, by_columns, dtype = np.lib.format.read_array_header_1_0(raw)
+    if version != (1, 0) or by_columns or dtype.hasobject or raw.tell() % dtype.itemsize:
+        return file[name]
+    return np.memmap(raw, dtype, "c", raw.tell(), shape)
 
 
 def require_ids(
@@ -195,9 +287,12 @@ def require_ids(
         wanted = " x ".join("any" if length is None else f"{length:,}" for length in shape)
         found = f"{ids.dtype} of {' x '.join(f'{length:,}' for length in ids.shape) or 'one'}"
         raise UserError(f"{where}: {name} is {found}, not {wanted} integers; {ANEW}")
-    if ids.size and not (ids.min() >= 0 and ids.max() < bound):
+    if not ids.size:
+        return
+    least, most = np.array([(part.min(), part.max()) for part in in_chunks(ids)]).T
+    if least.min() < 0 or most.max() >= bound:
         raise UserError(
-            f"{where}: {name} has {ids.min()} to {ids.max()}, beyond 0 to {bound - 1:,}; {ANEW}"
+            f"{where}: {name} has {least.min()} to {most.max()}, beyond 0 to {bound - 1:,}; {ANEW}"
         )
 
 

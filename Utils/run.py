@@ -34,7 +34,7 @@ from Utils.files import (
     write_json,
     write_whole,
 )
-from Utils.optimizer import DenseAdam
+from Utils.optimizer import RowAdam, new_optimizer
 from Utils.processes import Parts, agreed, gathered, is_first, whole_of
 from Utils.run_folder import (
     RUN_FORMAT,
@@ -98,7 +98,7 @@ class Run:
         settings = vars(args)
         self.optimizer = None  # where nothing is trained by gradients
         if "lr" in settings and any(each.requires_grad for each in self.modules.parameters()):
-            self.optimizer = DenseAdam(self.modules.parameters(), args.lr, args.reg)
+            self.optimizer = new_optimizer(args, self.modules)
         self.parts = Parts(self.modules, split)
         self.device = next(model.parameters()).device
         self.evaluator = Evaluator(split, self.device)
@@ -340,6 +340,9 @@ class Run:
     def _end_epoch(self, epoch: int) -> None:
         """Check the losses, rank the held-out items if it is time, keep and report the results."""
         losses = self._mean_losses(epoch)
+        if isinstance(self.optimizer, RowAdam):
+            self.optimizer.catch_up()
+            self.model.after_step()
         evaluating = time.perf_counter()
         found, ranks = {}, {}
         if epoch % self.split.protocol.every == 0:

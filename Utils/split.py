@@ -13,7 +13,17 @@ from typing import Any
 import numpy as np
 
 from Utils.errors import UserError
-from Utils.files import ANEW, read_npz, require_ids, sha256_of, write_whole
+from Utils.files import (
+    ANEW,
+    in_chunks,
+    read_npz,
+    release,
+    require_ids,
+    room_for,
+    sha256_of,
+    write_npz,
+    write_whole,
+)
 from Utils.interactions import Interactions
 from Utils.seeding import numpy_generator
 
@@ -21,6 +31,8 @@ NUM_CANDIDATES = 499  # unobserved items ranked with each held-out one; DE-RRD p
 # of a user's items, those held out for validation and for the test
 SHARES = {"share": (0.2, 0.2), "time": (0.1, 0.2)}
 FORMAT = "recdistill split 1"
+PAIRS = 1 << 20  # that are compared, more or less, at a time
+USERS = 2048  # whose candidates are put in order at a time
 
 
 @dataclass(frozen=True)
@@ -80,6 +92,16 @@ def protocol_of(split_name: str) -> Protocol:
     return LEAVE_ONE_OUT
 
 
+def name_of_measured(split_name: str, number: int) -> str:
+    """Return what a split is called of which so many users are measured: ``seed0-users10000``."""
+    return f"{split_name}-users{number}"
+
+
+def has_all_users(split_name: str) -> bool:
+    """Return whether each user has one held-out item in each part, by the split's name."""
+    return protocol_of(split_name) is LEAVE_ONE_OUT and "-users" not in split_name
+
+
 @dataclass(frozen=True)
 class HeldOut:
     """Held-out items, user by user: those of user u are ``items[starts[u]:starts[u + 1]]``.
@@ -117,9 +139,19 @@ class HeldOut:
         return np.arange(counts.sum()) + np.repeat(self.starts[:-1][users] - first, counts)
 
     def of(self, users: np.ndarray) -> "HeldOut":
-        """Return those of some users alone, who are numbered by their place there."""
+        """Return those of some users alone, who are numbered by their place there.
+
+        Of users in a row, nothing is copied.
+        """
+        if _are_in_a_row(users):
+            edges = self.starts[users[0] : users[-1] + 2]
+            return HeldOut(edges - edges[0], self.items[edges[0] : edges[-1]])
         starts = np.concatenate([[0], np.cumsum(self.counts[users])])
         return HeldOut(starts, self.items[self.places(users)])
+
+
+def _are_in_a_row(ids: np.ndarray) -> bool:
+    return len(ids) > 0 and bool((np.diff(ids) == 1).all())
 
 
 @dataclass(frozen=True)
@@ -130,7 +162,8 @@ class Split:
     numbered by their place there. ``train_users``, ``train_items``: (n,) int64, user by user, each
     user's in the raw file's order. ``candidates``: (num_users, 499) int32, items that the user
     never touched, with which both held-out items are ranked; or None: held-out items are ranked
-    with all items that the user has not trained on.
+    with all items that the user has not trained on. Where some users alone are measured, the
+    others have no held-out items and no row of candidates.
     """
 
     dataset: str
@@ -181,23 +214,31 @@ class Split:
             raise UserError(f"{where}: has candidates, or lacks them, against its name; {ANEW}")
         if self.candidates is None:
             return
-        require_ids(where, "candidates", self.candidates, (users, NUM_CANDIDATES), items)
+        shape = (len(self.valid.items), NUM_CANDIDATES)
+        require_ids(where, "candidates", self.candidates, shape, items)
         if self.candidates.dtype != np.int32:
             raise UserError(f"{where}: candidates are not of int32; {ANEW}")
-        if any((getattr(self, part).counts != 1).any() for part in ("valid", "test")):
+        counts = self.valid.counts
+        fewest = 1 if has_all_users(self.name) else 0
+        if not np.isin(counts, (fewest, 1)).all() or (counts != self.test.counts).any():
             raise UserError(f"{where}: not one held-out item a user, to rank with them; {ANEW}")
 
     def _check_pairs(self, where: str) -> None:
-        pairs = [(self.train_users, self.train_items)]
-        pairs += [(part.users, part.items) for part in (self.valid, self.test)]
-        keys = np.concatenate([users * self.num_items + items for users, items in pairs])
-        keys.sort()
-        if (keys[1:] == keys[:-1]).any():
-            raise UserError(f"{where}: a pair of user and item stands there twice; {ANEW}")
-        if self.candidates is not None and any(
-            (self.candidates == part.items[:, None]).any() for part in (self.valid, self.test)
-        ):
-            raise UserError(f"{where}: held-out items are among the candidates; {ANEW}")
+        everyone, parts = np.arange(self.num_users), (self.train, self.valid, self.test)
+        size = max(PAIRS * self.num_users // len(self.train_items), 1)
+        for users in np.split(everyone, range(size, self.num_users, size)):
+            some = [part.of(users) for part in parts]
+            keys = np.concatenate([part.users * self.num_items + part.items for part in some])
+            keys.sort()
+            if (keys[1:] == keys[:-1]).any():
+                raise UserError(f"{where}: a pair of user and item stands there twice; {ANEW}")
+        if self.candidates is None:
+            return
+        held_out, first = np.stack([self.valid.items, self.test.items], axis=1), 0
+        for some in in_chunks(self.candidates):
+            mine, first = held_out[first : first + len(some)], first + len(some)
+            if any((some == mine[:, part : part + 1]).any() for part in (0, 1)):
+                raise UserError(f"{where}: held-out items are among the candidates; {ANEW}")
 
     @property
     def num_users(self) -> int:
@@ -230,8 +271,15 @@ class Split:
         return HeldOut.of_pairs(users[order], items[order], self.num_users)
 
     def of_users(self, users: np.ndarray) -> "Split":
-        """Return the data of some users alone, who are numbered by their place there."""
-        train = self.train.of(users)
+        """Return the data of some users alone, who are numbered by their place there.
+
+        Of users in a row, the large arrays are not copied.
+        """
+        train, candidates = self.train.of(users), self.candidates
+        if candidates is not None:
+            rows = self.valid.places(users)
+            in_a_row = _are_in_a_row(rows)
+            candidates = candidates[rows[0] : rows[-1] + 1] if in_a_row else candidates[rows]
         return replace(
             self,
             user_ids=self.user_ids[users],
@@ -239,8 +287,37 @@ class Split:
             train_items=train.items,
             valid=self.valid.of(users),
             test=self.test.of(users),
-            candidates=None if self.candidates is None else self.candidates[users],
+            candidates=candidates,
         )
+
+    def measuring(self, number: int, seed: int) -> "Split":
+        """Return the same training pairs with ``number`` of the users measured, drawn by ``seed``.
+
+        What is held out of the others is neither trained on nor ranked.
+
+        Raises
+        ------
+        UserError
+            If no more users than that are measured anyhow.
+        """
+        measured = np.flatnonzero(self.test.counts)
+        if number >= len(measured):
+            raise UserError(
+                f"--eval_users {number:,}: {self.dataset} ({self.name}) has {len(measured):,} "
+                f"users who are measured; use fewer, or 0 for all"
+            )
+        users = numpy_generator(seed, "measured users").choice(measured, number, replace=False)
+        users.sort()
+        held_out = {}
+        for name in ("valid", "test"):
+            part = getattr(self, name)
+            counts = np.zeros(self.num_users, np.int64)
+            counts[users] = part.counts[users]
+            starts = np.concatenate([[0], np.cumsum(counts)])
+            held_out[name] = HeldOut(starts, part.items[part.places(users)])
+        rows = None if self.candidates is None else self.candidates[self.valid.places(users)]
+        name = name_of_measured(self.name, number)
+        return replace(self, name=name, **held_out, candidates=rows)
 
     @cached_property
     def sha256(self) -> str:
@@ -251,8 +328,8 @@ class Split:
             seen += [self.valid.starts, self.test.starts]
         else:
             seen += [self.candidates]
-        for array in seen:
-            digest.update(np.ascontiguousarray(array, dtype=np.int32).data)
+        for part in (part for array in seen for part in in_chunks(array)):
+            digest.update(np.ascontiguousarray(part, dtype=np.int32).data)
         return digest.hexdigest()
 
     def describe(self) -> str:
@@ -278,7 +355,7 @@ class Split:
         nobody = np.empty((0, 0), np.int32)
         arrays["candidates"] = nobody if self.candidates is None else self.candidates
         with write_whole(path) as file:
-            np.savez(file, format=FORMAT, **arrays)
+            write_npz(file, {"format": FORMAT} | arrays)
 
     @classmethod
     def load(cls, path: Path) -> "Split":
@@ -301,10 +378,13 @@ class Split:
             raise UserError(f"{path}: {error}") from None
 
 
-def leave_one_out(interactions: Interactions, seed: int, dataset: str = "data") -> Split:
+def leave_one_out(
+    interactions: Interactions, seed: int, dataset: str = "data", folder: Path | None = None
+) -> Split:
     """Hold out one test and one validation item a user and draw 499 items the user never touched.
 
     Everything is drawn uniformly, from a generator of this seed (DE-RRD paper, section 5.1).
+    ``folder``: where candidates are that are too many for memory, as long as the split is there.
 
     Raises
     ------
@@ -329,16 +409,17 @@ def leave_one_out(interactions: Interactions, seed: int, dataset: str = "data") 
     rng = numpy_generator(seed, "leave-one-out")
     starts = np.concatenate([[0], np.cumsum(counts)])
     held_out = np.empty((num_users, 2), dtype=np.int64)  # positions of test and validation pairs
-    candidates = np.empty((num_users, NUM_CANDIDATES), dtype=np.int32)
-    for user in range(num_users):
-        start, stop = starts[user], starts[user + 1]
-        held_out[user] = start + rng.choice(stop - start, size=2, replace=False)
-        # Draw among the numbers of the untouched items, then shift each number past the touched
-        # items before it: exact, and without rejection however much a user has touched.
-        touched = np.sort(interactions.items[start:stop]) - np.arange(stop - start)
-        free = num_items - (stop - start)
-        drawn = np.sort(rng.choice(free, size=NUM_CANDIDATES, replace=False, shuffle=False))
-        candidates[user] = drawn + np.searchsorted(touched, drawn, side="right")
+    candidates = room_for((num_users, NUM_CANDIDATES), np.int32, folder)
+    touched = HeldOut(starts, interactions.items)
+    for users in np.split(np.arange(num_users), range(USERS, num_users, USERS)):
+        for user, count in zip(users.tolist(), counts[users].tolist(), strict=True):
+            held_out[user] = rng.choice(count, 2, replace=False)
+            candidates[user] = rng.choice(
+                num_items - count, NUM_CANDIDATES, replace=False, shuffle=False
+            )
+        _number_all_items(candidates[users[0] : users[-1] + 1], touched.of(users))
+        release(candidates)
+    held_out += starts[:-1, None]
     train = np.ones(len(interactions.users), dtype=bool)
     train[held_out] = False
     return _cut(
@@ -350,6 +431,24 @@ def leave_one_out(interactions: Interactions, seed: int, dataset: str = "data") 
         test=HeldOut.one_each(interactions.items[held_out[:, 0]]),
         candidates=candidates,
     )
+
+
+def _number_all_items(drawn: np.ndarray, touched: HeldOut) -> None:
+    """Turn numbers among a user's untouched items into numbers among all, sorted; in place.
+
+    ``drawn``: (users, n) int32. Each number is shifted past the touched items before it: exact, and
+    without rejection however much a user has touched.
+    """
+    drawn.sort(axis=1)
+    (num_users, width), users, far = drawn.shape, touched.users, 2**31  # beyond any item
+    items = users * far + touched.items
+    items.sort()
+    items -= np.arange(len(items)) - touched.starts[users]  # the user's touched ones before it
+    whole = np.arange(num_users)[:, None] * far + drawn
+    place = np.searchsorted(whole.ravel(), items) + users  # a row ends with one that is none
+    width += 1
+    begins = np.bincount(place, minlength=num_users * width).reshape(num_users, width)
+    drawn += begins[:, :-1].cumsum(axis=1)
 
 
 def name_of_shares(kind: str, number: str, valid: float, test: float) -> str:

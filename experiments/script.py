@@ -68,6 +68,9 @@ class TrainingSettings(ScriptSettings):
     # evaluations without improvement before training stops; None: the rule's, 30 for paper (share:
     # 5) and 20 for published_code
     patience: int | None = None
+    # dense: Adam moves every row of every table at each step, as the papers do; rows: those that a
+    # step looks at, each making up for what it missed, nearly the same, for large data
+    optimizer: Literal["dense", "rows"] = "dense"
     # states along the training that are kept beside the best one, which is the last: for HetComp
     keep_states: int = 0
 
