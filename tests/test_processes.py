@@ -1,34 +1,19 @@
 """One run on several processes: it is the run of one, whoever trains whom, and ends as one."""
 
-import contextlib
 import json
 import os
 import shutil
-import signal
 import socket
 import sys
-import time
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import torch
-import torch.distributed as dist
-from conftest import start_script
 
 import main_no_KD
-import main_S2D
-import main_URRD
-from experiments import settings as table
-from Models import build_model
-from Utils import processes
-from Utils.dataset import Pairs
-from Utils.errors import UserError
-from Utils.optimizer import DenseAdam
-from Utils.processes import Parts, Share
-from Utils.run import Run
-from Utils.settings import launch as settings_launch
 from experiments.script import launch
+from Models import build_model
 
 FOLDER = "synthetic/BPR-d8/no_KD/seed0"
 SMALL = ("--dataset=synthetic", "--dim=8", "--lr=0.01", "--threads=1")
