@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from Utils.errors import UserError
-from Utils.processes import count, own, whole_of
+from Utils.processes import own, whole_of
 from Utils.seeding import torch_generator
 from Utils.split import NEXT_ITEMS, Split
 
@@ -71,7 +71,7 @@ def _in_steps(order: Tensor, batch_size: int, total: int) -> Sequence[Tensor]:
     UserError
         If there is not something for each.
     """
-    if count() == 1:
+    if len(order) == total:
         return order.split(batch_size)
     steps = -(-total // batch_size)
     if len(order) < steps:
