@@ -28,6 +28,7 @@ from Utils.split import Split
 
 ADDRESS = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what torchrun says to each
 CHUNK = 2**16  # rows that are sent, or drawn, at a time
+LINGER = 1.0  # seconds in which process 0, which may have the notes, waits for who else speaks
 POLL = 0.1  # seconds from one look to the next, while process 0 is at work alone
 
 Value = TypeVar("Value")
@@ -155,8 +156,11 @@ def last_words(error: BaseException) -> str | None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is ending already
     sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
     with contextlib.suppress(RuntimeError):  # the store is gone with process 0
-        if _meeting["store"].add("spoken", 1) > 1:
-            return ""
+        silent = _meeting["store"].add("spoken", 1) > 1
+        patience = time.monotonic() + LINGER * is_first()
+        while _meeting["store"].add("spoken", 0) < count() and time.monotonic() < patience:
+            time.sleep(POLL)
+        return "" if silent else text
     return text
 
 
