@@ -60,8 +60,14 @@ def new_model(args: Any, split: Split, device: torch.device) -> Recommender:
     Raises
     ------
     UserError
-        As ``build_model``, and if it is to learn from a teacher and is not trained in steps.
+        As ``build_model``, if it is to learn from a teacher and is not trained in steps, or if only
+        rows of tables are to be updated and it learns from whole ones.
     """
+    if getattr(args, "optimizer", "dense") == "rows" and MODELS[args.model].whole_tables:
+        raise UserError(
+            f"--optimizer rows: {args.model} learns from all rows of its tables at each step, so "
+            f"nothing would be gained; use --optimizer dense"
+        )
     if MODELS[args.model].unused and hasattr(args, "teacher"):
         raise UserError(
             f"--model {args.model}: is solved for, and not trained in steps, so it cannot learn "

@@ -46,6 +46,7 @@ class MultVAE(FactorModel):
 
     options: ClassVar = {"dropout": float, "beta_KL": float}
     sampler = UserSampler
+    whole_tables = True
     coded, other = "user", "item"  # whose rows are encoded, and over whom the softmax is
 
     def __init__(

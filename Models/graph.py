@@ -96,6 +96,8 @@ def _matrix(rows: Tensor, columns: Tensor, values: Tensor, size: tuple[int, int]
 class GraphModel(FactorModel):
     """Factors that are computed from two tables, ``e^0``, along the graph of training pairs."""
 
+    whole_tables = True
+
     def __init__(self, split: Split, dim: int, generator: torch.Generator | None = None) -> None:
         super().__init__(split, dim)
         self.user = embedding_table(split.num_users, dim, generator)

@@ -28,6 +28,7 @@ class Recommender(nn.Module, ABC):
     in_order : whether scores depend on what a user took last; see ``encode_before``.
     by_users : whether all that it knows of a user is a row of its ``user_table``, so that several
         processes can share the users out.
+    whole_tables : whether the loss learns from all rows of tables, and not from those of a batch.
     by_rows : whether gradients of tables are to be of the rows that a step looks at, and of no
         others, for ``RowAdam``.
     """
@@ -37,6 +38,7 @@ class Recommender(nn.Module, ABC):
     unused: ClassVar[tuple[str, ...]] = ()
     in_order: ClassVar[bool] = False
     by_users: ClassVar[bool] = False
+    whole_tables: ClassVar[bool] = False
     by_rows: bool = False
 
     def __init__(self, split: Split, dim: int) -> None:

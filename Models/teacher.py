@@ -20,7 +20,9 @@ from Utils.files import (
     read_npz,
     require_ids,
     require_like,
+    room_for,
     sha256_of,
+    write_npz,
     write_whole,
 )
 from Utils.run_folder import RUN_FORMAT, is_count, is_number
@@ -28,6 +30,7 @@ from Utils.split import Split
 from Utils.states import state_files
 
 CHUNK = 256  # users or items whose scores are held at a time
+HELD = 2**26  # scores that are; of large catalogues, it is fewer users
 
 
 class Teacher:
@@ -233,12 +236,12 @@ class TrainedTeacher(Teacher):
             else:
                 require_ids(path, "top", kept["top"], (rows, None), columns)
                 if kept["top"].shape[1] >= count:
-                    top = np.ascontiguousarray(kept["top"][:, :count], dtype=np.int32)
+                    top = kept["top"][:, :count].astype(np.int32, copy=False)
                     return torch.from_numpy(top).to(self.device)
-        top = top_lists(self.model, self.asked, kind, count)
+        top = top_lists(self.model, self.asked, kind, count, path.parent)
         try:
             with write_whole(path) as file:
-                np.savez(file, top=top.cpu().numpy(), teacher_sha256=self.sha256)
+                write_npz(file, {"top": top.cpu().numpy(), "teacher_sha256": self.sha256})
         except UserError as error:
             warn(f"the teacher's lists are not kept: {error}")
         return top
@@ -259,11 +262,13 @@ class _States(Sequence):
         return read_teacher(path, last.split, last.device, self.remedy) if path else last
 
 
-def top_lists(model: Recommender, split: Split | Asked, kind: str, count: int) -> Tensor:
+def top_lists(
+    model: Recommender, split: Split | Asked, kind: str, count: int, folder: Path | None = None
+) -> Tensor:
     """Return a ``Recommender``'s best ``count`` items of each user, best first, or the mirror.
 
-    ``(num_users, count)`` int32 for ``kind`` items, ``(num_items, count)`` for users. Training
-    pairs are left out.
+    ``(num_users, count)`` int32 for ``kind`` items, ``(num_items, count)`` for users; on a CPU, if
+    they are many, in a file of ``folder``. Training pairs are left out.
 
     Raises
     ------
@@ -282,8 +287,12 @@ def top_lists(model: Recommender, split: Split | Asked, kind: str, count: int) -
         )
     device = next(model.parameters()).device
     score = model.score_all if kind == "items" else partial(_scores_of_items, model)
-    best = best_lists(score, torch.arange(num_rows, device=device), (rows, columns), count, CHUNK)
-    return torch.cat([found.int() for found, _ in best])
+    size = max(min(CHUNK, HELD // num_columns), 1)
+    best = best_lists(score, torch.arange(num_rows, device=device), (rows, columns), count, size)
+    top = torch.from_numpy(room_for((num_rows, count), np.int32, folder))
+    for part, (found, _) in zip(top.split(size), best, strict=True):
+        part.copy_(found)
+    return top.to(device)
 
 
 def _scores_of_items(model: Recommender, items: Tensor) -> Tensor:

@@ -106,11 +106,11 @@ class PairSampler:
         order = torch.randperm(len(self.users), generator=generator, device=device)
         negatives = self.negatives.draw(self.users, generator)
         steps = _in_steps(order, self.batch_size, self.total)
-        for start in range(0, len(steps), TOGETHER):  # all at once would be held twice
-            sizes = [len(step) for step in steps[start : start + TOGETHER]]
-            some = torch.cat(steps[start : start + TOGETHER])
-            keys = self.negatives.keys[some]
-            columns = (keys // num_items, keys % num_items, negatives[some].long())
+        for first in range(0, len(steps), TOGETHER):  # all at once would be held twice
+            some = steps[first : first + TOGETHER]
+            pairs, sizes = torch.cat(some), list(map(len, some))
+            keys = self.negatives.keys[pairs]
+            columns = (keys // num_items, keys % num_items, negatives[pairs].long())
             batches = zip(*(column.split(sizes) for column in columns), strict=True)
             yield from (Pairs(*batch) for batch in batches)
 

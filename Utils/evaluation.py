@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from Utils.files import release
 from Utils.sampled_product import sampled_product
 from Utils.split import HeldOut, Protocol, Split
 
@@ -57,8 +58,10 @@ class _Candidates:
 
     def __init__(self, split: Split, device: torch.device | str) -> None:
         held_out = np.stack([split.valid.items, split.test.items], axis=1).astype(np.int32)
+        self.users = torch.from_numpy(split.valid.users).to(device)  # (U,), who are measured
         self.held_out = torch.from_numpy(held_out).to(device)  # (U, 2)
         self.candidates = torch.from_numpy(split.candidates).to(device)  # (U, 499)
+        self.mapped = split.candidates  # which is the same on a CPU
 
     def ranks(self, model: nn.Module) -> dict[str, Tensor]:
         factors = model.encode()
@@ -68,19 +71,21 @@ class _Candidates:
         # Other models' scores keep to the cache by themselves.
         columns = 64 if factors else num_candidates
         ranks = []
-        for users in torch.arange(num_users, device=self.candidates.device).split(4096):
+        for rows in torch.arange(num_users, device=self.candidates.device).split(4096):
+            users = self.users[rows]
             if factors:
                 score = partial(sampled_product, factors[0][users], factors[1])
             else:
                 score = partial(model.score, users)
-            held_out = score(self.held_out[users])
+            held_out = score(self.held_out[rows])
             lower = torch.zeros_like(held_out, dtype=torch.int64)
-            for candidates in self.candidates[users].split(columns, dim=1):
+            for candidates in self.candidates[rows].split(columns, dim=1):
                 scores = score(candidates)
                 for part in (0, 1):
                     target = held_out[:, part : part + 1]
                     lower[:, part] += torch.count_nonzero(scores < target, dim=1)
             ranks.append(1 + num_candidates - lower)
+            release(self.mapped)
         valid, test = torch.cat(ranks).T
         return {"valid": valid, "test": test}
 

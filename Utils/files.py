@@ -8,12 +8,13 @@ import json
 import math
 import mmap
 import os
+import shutil
 import struct
 import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 import torch
@@ -114,10 +115,10 @@ def write_npz(file: BinaryIO, arrays: dict[str, Any]) -> None:
             room = -(start + 4) % ALIGNED
             member.extra = struct.pack("<HH", PADDING, room) + bytes(room)
             with archive.open(member, "w", force_zip64=True) as room_of_it:
-                _write_array(room_of_it, np.asanyarray(value))
+                write_array(room_of_it, np.asanyarray(value))
 
 
-def _write_array(file: Any, array: np.ndarray) -> None:
+def write_array(file: IO[bytes], array: np.ndarray) -> None:
     """Write what ``np.save`` does; what is mapped passes through memory."""
     if array.nbytes < LARGE:
         np.lib.format.write_array(file, array, allow_pickle=False)
@@ -178,6 +179,18 @@ def room_for(shape: tuple[int, ...], dtype: type, folder: Path | None) -> np.nda
         with tempfile.TemporaryFile(dir=folder) as file:
             os.posix_fallocate(file.fileno(), 0, size)  # later, nobody could say that it is full
             return np.memmap(file, dtype, "r+", shape=shape)
+
+
+def require_room(folder: Path, size: int) -> None:
+    """Raise ``UserError`` unless a folder's disk has room for so many bytes."""
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise UserError(
+            f"{folder}: {size / 1e9:,.1f} GB are to be written here, and {free / 1e9:,.1f} are "
+            f"free; make room or choose another folder"
+        )
 
 
 def in_chunks(array: np.ndarray) -> Iterator[np.ndarray]:

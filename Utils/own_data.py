@@ -1,6 +1,6 @@
-"""A file of one's own as a data set: read once, kept as arrays that are mapped into memory.
+"""Files of one's own, and data of any size, once for all: arrays that are mapped into memory.
 
-<data folder>/<file's stem>/<digest>/     of the file's bytes and of how it is read: ``Reading``
+<data folder>/<name>/<digest>/            of a file's bytes and of how it is read: ``Reading``
     import.json  users.npy  items.npy  user_ids.npy  item_ids.npy       ``Interactions``
     split_<name>.npz                                                    the splits drawn from them
 """
@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +22,14 @@ from Utils.files import (
     lock_folder,
     read_json,
     require_ids,
+    require_room,
     sha256_of,
+    write_array,
     write_json,
     write_whole,
 )
 from Utils.interactions import Interactions
+from Utils.synthetic import Size, make
 from Utils.tables import MIN_COUNT, Imported, Reading, parts_of, read_file
 
 FORMAT = "recdistill import 1"
@@ -52,13 +56,41 @@ def load_own(path: Path, data_dir: Path, reading: Reading) -> tuple[Imported, Pa
     key = [FORMAT, path.name, source, {"min_count": MIN_COUNT} | reading.chosen()]
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:8]
     folder = data_dir / name_of(path) / digest
+    return _once(folder, source, "U", lambda: read_file(path, source, reading)), folder
+
+
+def load_made(size: Size, data_dir: Path) -> tuple[Imported, Path]:
+    """Return a data set of any size, and the folder where it is kept; make it if it is not there.
+
+    Raises
+    ------
+    UserError
+        If there is no room, and if what was kept is damaged or cannot be written.
+    """
+    folder = data_dir / size.name / size.sha256[:8]
+    if not folder.exists():
+        require_room(folder.parent, 4 * 8 * size.pairs)  # users and items, while they are copied
+
+    def made() -> Imported:
+        print(f"{size.name} is made, in {folder}", flush=True)
+        said = f"{size.name}: {size.users:,} users, {size.items:,} items, {size.pairs:,} pairs"
+        return Imported(make(size, folder.parent), False, said)
+
+    return _once(folder, size.sha256, "i", made), folder
+
+
+def _once(folder: Path, source: str, ids: str, make: Callable[[], Imported]) -> Imported:
+    """Return what is kept in a folder; make it first if it is not there.
+
+    ``ids``: of which kind they are, as in ``dtype.kind``.
+    """
     if not folder.exists():
         with disk_errors(folder.parent):
             folder.parent.mkdir(parents=True, exist_ok=True)
         with lock_folder(folder.parent, wait=True):
             if not folder.exists():  # nobody else has made it meanwhile
-                _keep(read_file(path, source, reading), folder)
-    return _kept(folder, source), folder
+                _keep(make(), folder)
+    return _kept(folder, source, ids)
 
 
 def _keep(imported: Imported, folder: Path) -> None:
@@ -71,7 +103,7 @@ def _keep(imported: Imported, folder: Path) -> None:
             for name in ARRAYS:
                 path = temporary / f"{name}.npy"
                 with write_whole(path) as file:
-                    np.save(file, getattr(imported.interactions, name))
+                    write_array(file, getattr(imported.interactions, name))
                 digests[name] = sha256_of(path)
             about = {"format": FORMAT, "source_sha256": imported.interactions.sha256}
             about |= {"in_order": imported.in_order, "said": imported.said, "sha256": digests}
@@ -81,7 +113,7 @@ def _keep(imported: Imported, folder: Path) -> None:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _kept(folder: Path, source_sha256: str) -> Imported:
+def _kept(folder: Path, source_sha256: str, kind_of_ids: str) -> Imported:
     """Return what ``_keep`` wrote, mapped into memory and checked."""
     remedy = f"delete {folder} to have it made anew"
     path = folder / "import.json"
@@ -103,8 +135,9 @@ def _kept(folder: Path, source_sha256: str) -> Imported:
             raise UserError(f"{path}: is no array; {remedy}") from error
     users, items, user_ids, item_ids = arrays.values()
     for name, ids in (("user_ids", user_ids), ("item_ids", item_ids)):
-        if ids.ndim != 1 or ids.dtype.kind != "U":
-            raise UserError(f"{folder}: {name} are no row of texts; {remedy}")
+        if ids.ndim != 1 or ids.dtype.kind != kind_of_ids:
+            kind = "texts" if kind_of_ids == "U" else "numbers"
+            raise UserError(f"{folder}: {name} are no row of {kind}; {remedy}")
     require_ids(folder, "users", users, (None,), len(user_ids))
     require_ids(folder, "items", items, users.shape, len(item_ids))
     if users.dtype != np.int64 or items.dtype != np.int64 or (users[1:] < users[:-1]).any():

@@ -45,7 +45,7 @@ from Utils.run_folder import (
     refuse,
 )
 from Utils.selection import Selection
-from Utils.split import Split
+from Utils.split import Split, has_all_users
 from Utils.states import States
 
 CHECKPOINT_SHARE = 0.05  # of the time may go into writing last.pt; a killed run repeats the rest
@@ -499,7 +499,7 @@ class Run:
     def _write_ranks(self, epoch: int, ranks: dict[str, Tensor]) -> None:
         arrays = {part: values.numpy() for part, values in ranks.items()}
         save = np.savez
-        if self.split.candidates is None:  # else, there is one a user
+        if not has_all_users(self.split.name):  # else, there is one a user
             whole = whole_of(self.split)
             arrays |= {f"{part}_starts": getattr(whole, part).starts for part in ranks}
             save = np.savez_compressed  # many for a user, which weigh more in logs/ than all else

@@ -48,7 +48,7 @@ class RunFolder:
         """Return the folder of the run that a script's settings describe."""
         named = f"{args.method}-{args.name}" if args.name else args.method
         model = f"{args.model}-d{args.dim}"
-        split = split_name(args.split, args.seed, args.held_out)
+        split = split_name(args.split, args.seed, args.held_out, args.eval_users)
         path = Path(dataset_name(args.dataset), model, named, split)
         return cls("logs" / path, "checkpoints" / path)
 

@@ -17,17 +17,18 @@ from tqdm import tqdm
 from Utils.errors import UserError, require_known, warn
 from Utils.files import write_whole
 from Utils.interactions import Interactions, read_sequences, read_users_dat
-from Utils.own_data import load_own, name_of
+from Utils.own_data import load_made, load_own, name_of
 from Utils.split import (
     SHARES,
     Split,
     by_share,
     by_time,
     leave_one_out,
+    name_of_measured,
     name_of_shares,
     read_published_split,
 )
-from Utils.synthetic import synthetic_pairs
+from Utils.synthetic import Size, synthetic_pairs
 from Utils.tables import ORDER, Reading
 
 
@@ -87,17 +88,27 @@ Shares = tuple[float | None, float | None]  # for validation and test; None: the
 def is_own(dataset: str) -> bool:
     """Return whether ``--dataset`` is the path of a file of one's own, be it there or not."""
     path = Path(dataset)
-    return dataset not in DATASETS and bool(path.suffix or path.name != dataset or path.exists())
+    looks = bool(path.suffix or path.name != dataset or path.exists())
+    return looks and dataset not in DATASETS and not is_made(dataset)
+
+
+def is_made(dataset: str) -> bool:
+    """Return whether ``--dataset`` says of which size one is to be made, be it right or not."""
+    return dataset.startswith(f"{SYNTHETIC}:")
 
 
 def dataset_name(dataset: str) -> str:
     """Return what a data set is called in folders: a built-in one's name, or the file's stem."""
+    if is_made(dataset):
+        return Size.of(dataset).name
     return name_of(Path(dataset)) if is_own(dataset) else dataset
 
 
 def require_dataset(dataset: str) -> None:
     """Raise ``UserError`` unless there is such a data set, or such a file under another name."""
-    if not is_own(dataset):
+    if is_made(dataset):
+        Size.of(dataset)
+    elif not is_own(dataset):
         require_known("--dataset", dataset, DATASETS)
     elif not Path(dataset).exists():
         raise UserError(f"--dataset {dataset}: no such file; correct the path")
@@ -116,10 +127,11 @@ def refuse_reading(dataset: str, reading: Reading) -> None:
         )
 
 
-def split_name(split: str, seed: int, shares: Shares = (None, None)) -> str:
+def split_name(split: str, seed: int, shares: Shares = (None, None), eval_users: int = 0) -> str:
     """Return what a split is called in folders: ``seed0``, ``share0``, ``published``.
 
     On the published split and by time, seeds are of training: another than 0 gives ``time-seed1``.
+    ``eval_users``: how many users are measured; 0: all.
     """
     if shares != (None, None) and split not in SHARES:
         raise UserError(
@@ -131,6 +143,7 @@ def split_name(split: str, seed: int, shares: Shares = (None, None)) -> str:
     named = f"{split}{number}"
     if split in SHARES:
         named = name_of_shares(split, number, *_shares(split, shares))
+    named = name_of_measured(named, eval_users) if eval_users else named
     return f"{named}-seed{seed}" if seed and not drawn else named
 
 
@@ -140,7 +153,8 @@ def _shares(split: str, given: Shares) -> list[float]:
 
 def split_of(args: Any) -> Split:
     """Return the split that a script's settings name."""
-    return load_split(args.dataset, args.split, args.seed, args.data_dir, args.held_out, args)
+    split = load_split(args.dataset, args.split, args.seed, args.data_dir, args.held_out, args)
+    return split.measuring(args.eval_users, args.seed) if args.eval_users else split
 
 
 def load_split(
@@ -155,7 +169,8 @@ def load_split(
 
     Parameters
     ----------
-    dataset : a name in ``DATASETS``, or the path of a file of one's own.
+    dataset : a name in ``DATASETS``, a size as in ``synthetic:5000x5000x1e5``, or the path of a
+        file of one's own.
     split : ``"seed"`` or ``"share"`` for our own split of this seed, by leave-one-out or by shares,
         kept as ``split_<name>.npz`` beside the raw file, or beside what was made of one's own;
         ``"time"``: the last ones of each user; ``"published"`` for the authors' own, read from
@@ -180,6 +195,9 @@ def load_split(
                 f"{path}: no such file; put the published split there or use '--split seed'"
             )
         return read_published_split(path, dataset)
+    if is_made(dataset):
+        imported, folder = load_made(Size.of(dataset), Path(data_dir))
+        return _drawn(imported.interactions, split, seed, shares, dataset_name(dataset), folder)
     interactions = load_interactions(dataset, data_dir)
     return _drawn(interactions, split, seed, shares, dataset, folder)
 
@@ -213,13 +231,14 @@ def _drawn(
         if found != (dataset, name, interactions.sha256):
             raise UserError(f"{path}: of another raw file or seed; delete it to make it anew")
         return kept
-    parts = _shares(split, shares) if split in SHARES else []
-    made = DRAWS[split](interactions, seed, dataset, *parts)
+    more = _shares(split, shares) if split in SHARES else [folder]
+    made = DRAWS[split](interactions, seed, dataset, *more)
     try:
         made.save(path)
     except UserError as error:  # the same split can be drawn again at any time
         warn(f"the split is not kept: {error}")
-    return made
+        return made
+    return Split.load(path)  # of which large arrays stay there
 
 
 def load_interactions(dataset: str, data_dir: str) -> Interactions:

@@ -149,6 +149,11 @@ class HeldOut:
         starts = np.concatenate([[0], np.cumsum(self.counts[users])])
         return HeldOut(starts, self.items[self.places(users)])
 
+    def only(self, users: np.ndarray) -> "HeldOut":
+        """Return those of some users, a mask ``(num_users,)``; the others have none."""
+        starts = np.concatenate([[0], np.cumsum(self.counts * users)])
+        return HeldOut(starts, self.items[users[self.users]])
+
 
 def _are_in_a_row(ids: np.ndarray) -> bool:
     return len(ids) > 0 and bool((np.diff(ids) == 1).all())
@@ -176,6 +181,7 @@ class Split:
     valid: HeldOut
     test: HeldOut
     candidates: np.ndarray | None
+    unused: HeldOut | None = None  # neither trained on nor ranked, and yet known of the users
 
     def __post_init__(self) -> None:
         """Refuse what native kernels would take as it is, and what the protocol does not have."""
@@ -224,7 +230,8 @@ class Split:
             raise UserError(f"{where}: not one held-out item a user, to rank with them; {ANEW}")
 
     def _check_pairs(self, where: str) -> None:
-        everyone, parts = np.arange(self.num_users), (self.train, self.valid, self.test)
+        everyone, parts = np.arange(self.num_users), [self.train, self.valid, self.test]
+        parts += [self.unused] if self.unused else []
         size = max(PAIRS * self.num_users // len(self.train_items), 1)
         for users in np.split(everyone, range(size, self.num_users, size)):
             some = [part.of(users) for part in parts]
@@ -262,8 +269,8 @@ class Split:
 
     @property
     def known(self) -> HeldOut:
-        """All items of each user: of training, validation and test."""
-        parts = (self.train, self.valid, self.test)
+        """All items of each user: of training, validation and test, and what is not used."""
+        parts = [self.train, self.valid, self.test, *([self.unused] if self.unused else [])]
         users, items = (
             np.concatenate([getattr(p, of) for p in parts]) for of in ("users", "items")
         )
@@ -288,6 +295,7 @@ class Split:
             valid=self.valid.of(users),
             test=self.test.of(users),
             candidates=candidates,
+            unused=self.unused and self.unused.of(users),
         )
 
     def measuring(self, number: int, seed: int) -> "Split":
@@ -298,26 +306,32 @@ class Split:
         Raises
         ------
         UserError
-            If no more users than that are measured anyhow.
+            If no more users than these are measured anyhow.
         """
         measured = np.flatnonzero(self.test.counts)
         if number >= len(measured):
             raise UserError(
-                f"--eval_users {number:,}: {self.dataset} ({self.name}) has {len(measured):,} "
-                f"users who are measured; use fewer, or 0 for all"
+                f"--eval_users {number}: no sample, as {len(measured):,} users of {self.dataset} "
+                f"({self.name}) are measured; use fewer, or 0 for all"
             )
-        users = numpy_generator(seed, "measured users").choice(measured, number, replace=False)
-        users.sort()
-        held_out = {}
-        for name in ("valid", "test"):
-            part = getattr(self, name)
-            counts = np.zeros(self.num_users, np.int64)
-            counts[users] = part.counts[users]
-            starts = np.concatenate([[0], np.cumsum(counts)])
-            held_out[name] = HeldOut(starts, part.items[part.places(users)])
-        rows = None if self.candidates is None else self.candidates[self.valid.places(users)]
-        name = name_of_measured(self.name, number)
-        return replace(self, name=name, **held_out, candidates=rows)
+        draw = numpy_generator(seed, "measured users").choice
+        chosen = np.zeros(self.num_users, dtype=bool)
+        chosen[draw(measured, number, replace=False)] = True
+        valid, test = (part.only(chosen) for part in (self.valid, self.test))
+        others = [part.only(~chosen) for part in (self.valid, self.test)]
+        users, items = (
+            np.concatenate([getattr(p, of) for p in others]) for of in ("users", "items")
+        )
+        order = np.argsort(users, kind="stable")
+        rows = None if self.candidates is None else self.candidates[chosen[self.valid.users]]
+        return replace(
+            self,
+            name=name_of_measured(self.name, number),
+            valid=valid,
+            test=test,
+            candidates=rows,
+            unused=HeldOut.of_pairs(users[order], items[order], self.num_users),
+        )
 
     @cached_property
     def sha256(self) -> str:
@@ -335,7 +349,7 @@ class Split:
     def describe(self) -> str:
         """Return the statistics in one line."""
         pairs = len(self.train_users)
-        total = pairs + len(self.valid.items) + len(self.test.items)
+        total = pairs + sum(len(p.items) for p in (self.valid, self.test, self.unused) if p)
         density = total / (self.num_users * self.num_items)
         measured = np.count_nonzero(self.test.counts)
         of_them = "" if measured == self.num_users else f", {measured:,} users are measured"

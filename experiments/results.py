@@ -21,7 +21,7 @@ from Utils.errors import UserError
 from Utils.files import read_json, read_npz, require_ids
 from Utils.run_folder import SECONDS, RunFolder, is_count, is_number, read_summary
 from Utils.settings import launch
-from Utils.split import LEAVE_ONE_OUT, protocol_of
+from Utils.split import has_all_users, protocol_of
 
 # the numbers of a row of inference times
 TIMED = ("phi", "dim", "threads", "num_parameters", "bytes", "top_n", "users_per_batch")
@@ -261,7 +261,7 @@ def read_ranks(path: Path) -> tuple[np.ndarray, np.ndarray]:
     if np.any(ranks < 1):
         raise UserError(f"{path}: its ranks are out of range, the least is {ranks.min()}")
     starts = np.arange(len(ranks) + 1)
-    if protocol_of(path.parent.name) is not LEAVE_ONE_OUT:
+    if not has_all_users(path.parent.name):
         starts = read_npz(path, ["test_starts"])["test_starts"]
         require_ids(path, "test_starts", starts, (None,), len(ranks) + 1)
         if (
@@ -291,9 +291,9 @@ def results_table(runs: list[dict[str, Any]]) -> str:
 def _results_table(runs: list[dict[str, Any]], metrics: list[str]) -> str:
     groups = defaultdict(list)
     for run in runs:
-        kind = {"seed": "own", "share": "shares"}.get(
-            run["split"].rstrip("0123456789"), run["split"]
-        )
+        whole, _, users = run["split"].partition("-users")
+        kind = {"seed": "own", "share": "shares"}.get(whole.rstrip("0123456789"), whole)
+        kind += f", {users} users" * bool(users)
         method = f"{run['method']}-{run['name']}" if run["name"] else run["method"]
         key = (run["dataset"], kind, run["selection"], run["model"], -run["dim"], method)
         groups[key].append(run)

@@ -14,7 +14,7 @@ from Utils import processes, settings
 from Utils.errors import UserError, require_known
 from Utils.run_folder import is_finished
 from Utils.settings import RunSettings, use_device
-from Utils.sources import is_own, split_of
+from Utils.sources import DATASETS, split_of
 from Utils.split import Split
 from Utils.tables import Reading
 
@@ -29,9 +29,11 @@ class ScriptSettings(Reading, RunSettings):
 
     shares: ClassVar[tuple[str, ...]] = ("valid_share", "test_share")
     any_sign: ClassVar[tuple[str, ...]] = ("min_rating",)
+    from_zero: ClassVar[tuple[str, ...]] = (*RunSettings.from_zero, "eval_users")
 
     # data set: CiteULike, Foursquare or synthetic, which is built in; of sequences,
-    # AmazonVideoGames, Toys or Beauty; or a file of your own, as in ratings.csv
+    # AmazonVideoGames, Toys or Beauty; a file of your own, as in ratings.csv; or one of any size,
+    # users x items x pairs, that is made, as in synthetic:1e6x1e6x2e7
     dataset: str = "CiteULike"
     # seed: our own leave-one-out split of this seed; share: 60/20/20 of each user's items, ranked
     # among all; time: 70/10/20 of each user's items in their order, the default of sequences;
@@ -41,6 +43,8 @@ class ScriptSettings(Reading, RunSettings):
     valid_share: float | None = None
     # share and time: of a user's items, those for the test; None: 0.2
     test_share: float | None = None
+    # users who are measured, for validation and test, drawn by the seed; 0: all
+    eval_users: int = 0
     # of the split, the first weights, the batches and all else that is drawn
     seed: int = 0
     # base model of teacher and student, such as BPR, NeuMF, LightGCN; README lists them
@@ -55,8 +59,9 @@ class ScriptSettings(Reading, RunSettings):
 
     def irrelevant(self) -> set[str]:
         """Return the settings that change nothing of what is learned."""
-        # a file may be moved: its name is its runs' folder's, and its content is compared
-        return super().irrelevant() | ({"dataset"} if is_own(self.dataset) else set())
+        # a file may be moved, and a size be written otherwise: its name is its runs' folder's, and
+        # its content is compared
+        return super().irrelevant() | (set() if self.dataset in DATASETS else {"dataset"})
 
 
 @dataclass
@@ -196,7 +201,7 @@ def start(main: Main, kind: type, given: dict[str, Any]) -> None:
     _require_use(args, given)
     if not processes.agreed(lambda: is_finished(args, split)):
         split = processes.share_of(split)
-        if is_own(args.dataset):
+        if args.dataset not in DATASETS:
             print(estimate(args, split), flush=True)
         main(args, split, device)
 

@@ -18,7 +18,7 @@ from experiments import ROOT
 from Models import MODELS
 from Utils.errors import UserError, require_known
 from Utils.settings import RunSettings, method_of
-from Utils.sources import IN_ORDER, dataset_name, is_own, refuse_reading, require_dataset
+from Utils.sources import DATASETS, IN_ORDER, dataset_name, is_own, refuse_reading, require_dataset
 from Utils.tables import MIN_COUNT
 
 TABLE = Path(__file__).with_suffix(".csv")
@@ -201,7 +201,7 @@ def resolve(kind: type[Settings], given: dict[str, Any]) -> tuple[Settings, str]
         said.append(f"tuned ({place}; {row.source}): {_in_words(of_row)}")
     elif model != block["model"] and "lr" in block:
         said.append(f"no row for {model} in {TABLE.name}, so the numbers are {block['model']}'s")
-    elif is_own(dataset) and "lr" in block:
+    elif dataset not in DATASETS and "lr" in block:
         name, whose = dataset_name(dataset), block["dataset"]
         said.append(f"no row for {name} in {TABLE.name}, so the numbers are {whose}'s")
     return args, "; ".join([*said, f"all else as in main_{method}.py"])

@@ -26,8 +26,8 @@ from Utils.teacher_files import is_given
 KINDS = {"MF": "BPR", "ML": "CML", "DL": "NeuMF", "GNN": "LightGCN", "AE": "MultVAE"}
 KINDS |= {"I-AE": "ItemVAE"}
 NAMED = (*KINDS, *MODELS)
-SHARED = ("dataset", "split", "valid_share", "test_share", "seed", "model", "selection")
-SHARED += ("data_dir", "device", "threads")
+SHARED = ("dataset", "split", "valid_share", "test_share", "eval_users", "seed", "model")
+SHARED += ("selection", "data_dir", "device", "threads")
 
 
 def load_teacher(args: Any, split: Split, device: torch.device) -> Teacher:

@@ -7,15 +7,19 @@ import threading
 
 import numpy as np
 import pytest
+import torch
 from conftest import real_file
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
+from Models import build_model
 from Utils import sources
 from Utils.errors import UserError
+from Utils.evaluation import Evaluator
 from Utils.files import sha256_of
 from Utils.interactions import Interactions, read_users_dat
+from Utils.seeding import numpy_generator
 from Utils.sources import SOURCES, download, load_split, split_name
 from Utils.split import (
     NUM_CANDIDATES,
@@ -25,6 +29,7 @@ from Utils.split import (
     leave_one_out,
     read_published_split,
 )
+from Utils.synthetic import Size, make
 
 # --- the raw file ------------------------------------------------------------------------------
 
@@ -178,6 +183,63 @@ def test_held_out_items_and_candidates_are_uniform():
     # Without replacement counts vary less than in independent draws: by the share left out.
     spread = ((counts - counts.mean()) ** 2).sum() / counts.mean() / (1 - NUM_CANDIDATES / 996)
     assert abs(spread - 995) < 5 * np.sqrt(2 * 995)
+
+
+def test_a_split_is_what_a_loop_over_users_draws(monkeypatch):
+    """The draws that stand behind the hashes in ``logs/``: of few and many items, by chunks."""
+    rng = np.random.default_rng(0)
+    monkeypatch.setattr("Utils.split.USERS", 16)
+    for num_users, num_items, most in ((5, 502, 4), (60, 700, 200), (90, 20_000, 9)):
+        counts = rng.integers(3, most, num_users)
+        items = [rng.choice(num_items, count, replace=False) for count in counts]
+        users = np.repeat(np.arange(num_users), counts)
+        of = np.arange(num_users), np.arange(num_items), "hash"
+        split = leave_one_out(Interactions(users, np.concatenate(items), *of), 5)
+        draws = numpy_generator(5, "leave-one-out")
+        for user, mine in enumerate(items):
+            test, valid = mine[draws.choice(len(mine), size=2, replace=False)]
+            assert (split.test.items[user], split.valid.items[user]) == (test, valid)
+            free = np.setdiff1d(np.arange(num_items), mine)
+            drawn = free[draws.choice(len(free), size=499, replace=False, shuffle=False)]
+            assert np.array_equal(split.candidates[user], np.sort(drawn))
+
+
+@pytest.mark.filterwarnings("error:The given NumPy array is not writable")
+def test_a_split_that_stays_in_its_file_is_the_same(tmp_path, monkeypatch):
+    """Drawn into a file, read from one, checked in chunks, cut by users, damaged."""
+    made = load_split("synthetic", "seed", 0, str(tmp_path / "held"))
+    monkeypatch.setattr("Utils.files.LARGE", 4096)
+    monkeypatch.setattr("Utils.files.AT_A_TIME", 10_000)
+    monkeypatch.setattr("Utils.split.PAIRS", 500)
+    mapped = load_split("synthetic", "seed", 0, str(tmp_path))
+    for name in ("candidates", "train_users", "train_items"):
+        assert isinstance(getattr(mapped, name), np.memmap)
+        assert np.array_equal(getattr(mapped, name), getattr(made, name))
+    assert mapped.sha256 == made.sha256
+    (path,) = (tmp_path / "synthetic").iterdir()  # nothing else is left
+    with np.load(path) as plain:  # still a plain .npz file
+        assert np.array_equal(plain["candidates"], made.candidates)
+    some = mapped.of_users(np.arange(200, 900))
+    assert np.shares_memory(some.candidates, mapped.candidates)
+    assert np.array_equal(some.candidates, made.candidates[200:900])
+    assert np.array_equal(some.train_items, made.of_users(np.r_[200:900]).train_items)
+    model = build_model("BPR", made, 4, seed=0)
+    ranks = [Evaluator(split, "cpu").ranks(model) for split in (made, mapped)]
+    assert all(torch.equal(ranks[0][part], ranks[1][part]) for part in ("valid", "test"))
+    for place, change, words in (
+        ((900, 7), made.test.items[900], "held-out items are among the candidates"),
+        ((999, 498), 1998, "candidates has 0 to 1998, beyond 0 to 1,997"),
+    ):
+        changed = made.candidates.copy()
+        changed[place] = change
+        with pytest.raises(UserError, match=words):
+            dataclasses.replace(mapped, candidates=changed)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.unlink()  # what is mapped is still of the old file
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"split_seed0\.npz: cut short, damaged"):
+        load_split("synthetic", "seed", 0, str(tmp_path))
 
 
 def test_too_few_items_are_refused():
@@ -517,3 +579,77 @@ def test_the_built_in_data_is_always_the_same(split):
     # Long-tailed, as real data is: a tenth of the items has more than a third of the interactions.
     counts = np.sort(np.bincount(split.train_items, minlength=split.num_items))[::-1]
     assert counts[:200].sum() > counts.sum() / 3
+
+
+# --- of any size ---------------------------------------------------------------------------------
+
+
+def test_data_of_any_size_have_groups_and_long_tails(tmp_path):
+    size = Size.of("synthetic:3000x2e3x6.0e4")
+    assert (size, size.name) == ((3000, 2000, 60_000), "synthetic-3e3x2e3x6e4")
+    made = make(size, tmp_path)
+    assert (len(made.user_ids), len(made.item_ids), len(made.users)) == size
+    assert len(np.unique(made.users * 2000 + made.items)) == len(made.users)
+    activity, popularity = np.bincount(made.users), np.bincount(made.items, minlength=2000)
+    assert activity.min() == 5
+    assert np.median(activity) < 15 < activity.mean() == 20 < activity.max() / 10
+    assert np.sort(popularity)[-200:].sum() > len(made.users) / 4
+    # two users of a popular item share more of their other items than any two users
+    seen = np.zeros((3000, 2000), dtype=np.float32)
+    seen[made.users, made.items] = 1
+    expected = np.outer(popularity, popularity) / len(made.users) * np.mean(activity)
+    together = seen.T @ seen
+    np.fill_diagonal(together, 0)
+    middle = np.argsort(popularity)[500:1500]
+    assert (together[middle][:, middle] > 10 * expected[middle][:, middle]).mean() > 0.01
+
+
+def test_data_of_any_size_are_the_same_however_much_is_held(tmp_path, monkeypatch):
+    size = Size.of("synthetic:900x800x9000")
+    monkeypatch.setattr("Utils.synthetic.TOGETHER", 1000)
+    held = make(size, tmp_path)
+    monkeypatch.setattr("Utils.files.LARGE", 100)
+    mapped = make(size, tmp_path)
+    assert np.array_equal(held.users, mapped.users)
+    assert np.array_equal(held.items, mapped.items)
+    digest = hashlib.sha256(held.items.tobytes()).hexdigest()
+    assert digest == "f1017f9732d7c786f977c7a3b56ab39fae4782ed4caad5914a3f6d8e33a5f2c1"
+
+
+def test_data_of_any_size_are_made_once_and_checked(workdir, capsys, monkeypatch):
+    """Kept and split like a file of one's own, under a name for folders; however it is written."""
+    split = load_split("synthetic:900x8e2x9000", "seed", 1, "data")
+    assert (split.dataset, split.num_users, split.num_items) == ("synthetic-900x800x9e3", 900, 800)
+    (folder,) = (workdir / "data/synthetic-900x800x9e3").iterdir()
+    assert "is made, in data/synthetic-900x800x9e3" in capsys.readouterr().out
+    monkeypatch.setattr("Utils.own_data.make", lambda *_: 1 / 0)
+    again = load_split("synthetic:9e2x800x9e3", "seed", 1, "data")
+    assert again.sha256 == split.sha256
+    items = np.load(folder / "items.npy")
+    np.save(folder / "items.npy", items[::-1])
+    with pytest.raises(UserError, match=r"items\.npy: damaged, its sha256 differs; delete"):
+        load_split("synthetic:900x800x9000", "seed", 1, "data")
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [
+        ("", "write synthetic:USERSxITEMSxPAIRS, as in synthetic:1e6x1e6x2e7"),
+        ("1e6x1e6", "write synthetic:"),
+        ("axbxc", "write synthetic:"),
+        ("-5x600x100", "write synthetic:"),
+        ("infx600x100", "write synthetic:"),
+        ("0x600x100", "whole, above 0 and below 2,147,483,648"),
+        ("1.5x600x100", "whole, above 0"),
+        ("1e3x3e9x1e5", "whole, above 0"),
+        ("100x600x499", "a user has 5 items or more; name more pairs"),
+        ("100x2000x100001", "more than half of all pairs there are"),
+        ("100x600x11000", "leaves users fewer than 499 untouched items; name more items"),
+        ("1e9x1e9x1e12", "GB are to be written here, and .* free; make room"),
+    ],
+)
+def test_a_size_that_cannot_be_is_refused_in_one_line(workdir, size, words):
+    with pytest.raises(UserError, match=words) as error:
+        load_split(f"synthetic:{size}", "seed", 0, "data")
+    assert "\n" not in str(error.value)
+    assert not list(workdir.iterdir())

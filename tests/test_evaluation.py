@@ -79,6 +79,29 @@ def test_ranks_and_metrics_equal_the_slow_loop(split, kind):
             assert values[f"{part}_{name}"] == pytest.approx(value, abs=1e-12)
 
 
+@pytest.mark.parametrize("kind", ["split", "shares"])
+def test_a_sample_has_the_ranks_that_its_users_have_among_all(kind, request):
+    """Of a seed and of no other; nobody is trained on anything else, or loses what is known."""
+    every = request.getfixturevalue(kind)
+    some = every.measuring(90, 3)
+    users = np.flatnonzero(some.test.counts)
+    assert len(users) == 90
+    assert np.array_equal(users, np.flatnonzero(every.measuring(90, 3).valid.counts))
+    assert not np.array_equal(users, np.flatnonzero(every.measuring(90, 4).test.counts))
+    assert np.array_equal(some.train_items, every.train_items)
+    assert np.array_equal(some.known.starts, every.known.starts)
+    assert some.name == f"{every.name}-users90"
+    assert some.protocol == every.protocol
+    model = build_model("BPR", every, 8, seed=0)
+    found, expected = (Evaluator(split, "cpu").ranks(model) for split in (some, every))
+    share = some.of_users(users)
+    for part in ("valid", "test"):
+        places = getattr(every, part).places(users)
+        assert torch.equal(found[part], expected[part][places])
+        assert np.array_equal(getattr(share, part).items, getattr(every, part).items[places])
+    assert share.candidates is None or np.array_equal(share.candidates, some.candidates)
+
+
 def test_the_other_held_out_item_is_no_candidate(split):
     scores = torch.zeros(split.num_users, split.num_items)
     users = torch.arange(split.num_users)

@@ -113,6 +113,8 @@ NO_KD |= {"split", "data_dir", "selection", "model", "device", "threads", "name"
 NO_KD |= {
     "overwrite",
     "keep_states",
+    "optimizer",
+    "eval_users",
 }  # tested with main_no_KD, of which the scripts' lines are copies
 NO_KD |= {field.name for field in dataclasses.fields(Reading)}  # tested in test_tables.py
 
@@ -423,6 +425,7 @@ def test_a_number_out_of_range_is_refused_at_once(script):
             "dropout",
             "beta_KL",
             "keep_states",
+            "eval_users",
             "valid_share",
             "test_share",
         )

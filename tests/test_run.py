@@ -15,6 +15,8 @@ from torch import nn
 
 import main_DE
 import main_no_KD
+from experiments.evidence import Evidence
+from experiments.results import read_curves, read_ranks, read_runs, results_table
 from experiments.teacher import load_teacher
 from main_no_KD import Settings
 from Models import build_model
@@ -143,6 +145,7 @@ OTHER_VALUES = {  # another value for each setting that changes what is learned
     "dim": 9,
     "max_epoch": 3,
     "patience": 1,
+    "optimizer": "rows",
 }
 ELSEWHERE = {  # settings whose effect is tested by another test of this file
     "dataset": "test_data_and_split_are_taken_from_the_settings",
@@ -150,6 +153,7 @@ ELSEWHERE = {  # settings whose effect is tested by another test of this file
     "valid_share": "test_data_and_split_are_taken_from_the_settings",
     "test_share": "test_data_and_split_are_taken_from_the_settings",
     "data_dir": "test_data_and_split_are_taken_from_the_settings",
+    "eval_users": "test_a_sample_of_users_is_measured_and_said",
     "selection": "test_the_published_rule_mixes_epochs_and_says_so",
     "model": "test_the_model_is_taken_from_the_settings",
     "num_layers": "test_a_models_own_setting_is_used",
@@ -208,6 +212,25 @@ def test_data_and_split_are_taken_from_the_settings(workdir, monkeypatch):
         ("CiteULike", "published", 3, "elsewhere", (None, None)),
         ("synthetic", "seed", 0, "from the environment", (None, None)),
     ]
+
+
+def test_a_sample_of_users_is_measured_and_said(workdir, capsys):
+    """The same training as without, and a run of its own, which is not compared over users."""
+    train(max_epoch=2)
+    train(max_epoch=2, eval_users=100)
+    assert "synthetic (seed0-users100): 1,000 users" in (said := capsys.readouterr().out)
+    assert "100 users are measured" in said
+    whole, some = read_runs(workdir / "logs")
+    losses, few = (read_curves(run["folder"].curves)["train_loss"] for run in (whole, some))
+    assert losses.tolist() == few.tolist()
+    ranks, starts = read_ranks(some["folder"].ranks)
+    assert (len(starts), len(ranks)) == (1001, 100)
+    assert some["test"]["H@5"] == pytest.approx((ranks <= 5).mean())
+    assert some["folder"].read_config()["settings"]["eval_users"] == 100
+    assert Evidence(workdir / "logs").user_gains(whole, some, "H@5") == (None, "another split")
+    assert "| own, 100 users |" in results_table([whole, some])
+    with pytest.raises(UserError, match="--eval_users 1000: no sample, as 1,000 users of synth"):
+        train(eval_users=1000)
 
 
 def test_the_model_is_taken_from_the_settings(workdir):
@@ -328,6 +351,47 @@ def test_a_resumed_run_equals_one_that_was_never_stopped(workdir, monkeypatch, e
     resumed = torch.load(workdir / "checkpoints" / FOLDER / "last.pt", weights_only=True)
     for key in ("modules", "optimizer", "history"):
         torch.testing.assert_close(resumed[key], last[key], rtol=0, atol=0)
+
+
+def test_a_run_that_updates_rows_alone_is_resumed_with_the_same_bytes(workdir, monkeypatch):
+    rows = {"optimizer": "rows", "max_epoch": 3}
+    names = ("metrics.csv", "best.pt", "ranks.npz")
+    train(**rows)
+    whole = [read(workdir, name) for name in names]
+    path = workdir / "checkpoints" / FOLDER / "last.pt"
+    last = torch.load(path, weights_only=True)
+    run_until(1, monkeypatch, **rows, overwrite=True)
+    with pytest.raises(UserError, match=r"holds a run with optimizer rows \(now dense\)"):
+        train(**rows | {"optimizer": "dense"}, resume=True)
+    begun = torch.load(path, weights_only=True)
+    wrong = {"step": torch.tensor(-1.0)} | {f"exp_avg{end}": torch.zeros(8) for end in ("", "_sq")}
+    for moments in (begun["optimizer"]["state"][0] | {"step": wrong["step"]}, wrong):
+        state = begun["optimizer"]["state"] | {0: moments}
+        torch.save(begun | {"optimizer": begun["optimizer"] | {"state": state}}, path)
+        with pytest.raises(
+            UserError, match=r"last\.pt: its moments (are of -1\.0 steps|do not fit)"
+        ):
+            train(**rows, resume=True)
+    torch.save(begun, path)
+    train(**rows, resume=True)
+    assert [read(workdir, name) for name in names] == whole
+    resumed = torch.load(path, weights_only=True)
+    for key in ("modules", "optimizer", "history"):
+        torch.testing.assert_close(resumed[key], last[key], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"model": "LightGCN"}, "LightGCN learns from all rows of its tables"),
+        ({"model": "MultVAE"}, "MultVAE learns from all rows of its tables"),
+        ({"model": "iALS"}, "optimizer rows: iALS is solved for, and not trained in steps"),
+    ],
+)
+def test_what_has_no_rows_of_its_own_to_update_is_refused(given, words, workdir):
+    with pytest.raises(UserError, match=words):
+        run(main_no_KD, optimizer="rows", **given)
+    assert not (workdir / "logs").exists()
 
 
 def test_other_settings_need_a_name_or_overwrite(workdir, monkeypatch):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import run, settings
+from scipy.stats import chisquare
 
 import main_DERRD
 import main_S2D
@@ -16,7 +17,8 @@ import main_URRD
 from experiments.teacher import load_teacher
 from Models import MODELS, build_model, softmax
 from Models.bpr import BPR
-from Models.distillers import S2D
+from Models.distillers import S2D, s2d
+from Models.distillers.sampling import draw_different
 from Models.low_rank import leading_factors, low_rank_factors, spectral_start
 from Models.recommender import Recommender
 from Utils.dataset import Users
@@ -106,12 +108,41 @@ def test_the_sampled_normaliser_is_right_in_expectation(student, teacher):
     distiller.begin_epoch(0)
     p, q = (factor.detach() / 2 for factor in student.encode())
     known = distiller.top[USERS]
-    draws = [distiller._sampled_others(p[USERS], q, known) for _ in range(2000)]
+    draws = [distiller._others(p[USERS], q, known, distiller._draw()) for _ in range(2000)]
     estimates = torch.stack([scores.exp().sum(dim=1) for scores in draws]).double()
     exponentials = (p[USERS] @ q.T).double().exp().scatter(1, known.long(), 0)
     error = estimates.std(dim=0) / math.sqrt(len(estimates))
     assert ((estimates.mean(dim=0) - exponentials.sum(dim=1)).abs() < 4 * error).all()
     assert (error < 0.02 * exponentials.sum(dim=1)).all()
+
+
+def test_a_sampled_step_looks_at_what_is_known_and_drawn_alone(
+    student, teacher, split, monkeypatch
+):
+    """With and without targets that are held, which are the same."""
+    found = []
+    for held in (s2d.HELD, 0):
+        monkeypatch.setattr(s2d, "HELD", held)
+        distiller = S2D(student, teacher, K=K, tau=TAU, num_samples=20)
+        distiller.begin_epoch(0)
+        found.append(sum(distiller.losses(BATCH)))
+    assert found[0] == found[1]
+    users, items = torch.autograd.grad(found[0], student.encode())
+    assert set(users.coalesce().indices()[0].tolist()) == set(USERS.tolist())
+    mine, _ = distiller.learned.of(USERS)
+    known = set(distiller.top[USERS].flatten().tolist()) | set(mine.flatten().tolist())
+    looked_at = set(items.coalesce().indices()[0].tolist())
+    assert known <= looked_at
+    assert len(looked_at) <= len(known) + 20
+
+
+def test_sets_of_different_numbers_are_equally_likely():
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.stack([draw_different(7, 3, generator) for _ in range(7000)])
+    sets = torch.bincount((1 << drawn).sum(dim=1))
+    assert (sets > 0).sum() == 35
+    assert chisquare(sets[sets > 0].numpy()).pvalue > 1e-4
+    assert sorted(draw_different(5, 9, generator).tolist()) == [0, 1, 2, 3, 4]
 
 
 def test_a_sample_of_known_items_alone_is_no_trouble(student, teacher, split):

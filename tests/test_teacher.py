@@ -60,6 +60,18 @@ def test_top_lists_are_those_of_all_scores(copied, split):
         assert values.isfinite().all()
 
 
+def test_long_lists_are_made_in_chunks_and_stay_in_files(copied, split, workdir, monkeypatch):
+    expected = load(split, teacher=copied).top_items(30)
+    (workdir / "copy/top_items.npz").unlink()
+    monkeypatch.setattr("Utils.files.LARGE", 1000)
+    monkeypatch.setattr("Models.teacher.HELD", 7 * split.num_items)
+    for _ in ("made", "read"):
+        found = load(split, teacher=copied).top_items(30)
+        assert torch.equal(found, expected)
+        assert isinstance(found.numpy().base, np.memmap)
+    assert {path.name for path in (workdir / "copy").iterdir()} == {"best.pt", "top_items.npz"}
+
+
 def test_top_lists_are_made_once_and_of_the_right_teacher(copied, split, workdir, capsys):
     teacher = load(split, teacher=copied)
     path = workdir / "copy/top_items.npz"

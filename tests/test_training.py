@@ -11,7 +11,8 @@ from torch import nn
 from Utils.dataset import ItemSampler, PairSampler, UserSampler
 from Utils.errors import UserError
 from Utils.interactions import Interactions
-from Utils.optimizer import DenseAdam
+from Utils.optimizer import DenseAdam, RowAdam, make_up
+from Utils.seeding import torch_generator
 from Utils.selection import Selection
 from Utils.split import FULL_RANKING, LEAVE_ONE_OUT, leave_one_out
 
@@ -37,6 +38,31 @@ def test_batches_depend_on_seed_and_epoch_alone(split):
     assert torch.equal(torch.stack(next(sampler.epoch(2))), first(0, 2))
     assert not torch.equal(first(0, 2), first(0, 3))
     assert not torch.equal(first(0, 2), first(1, 2))
+
+
+def test_batches_are_what_they_always_were(split, monkeypatch):
+    """Put in order at once, a few at a time, or looked up in parts: the same draws."""
+    expected = _all_at_once(split, 3, 1)
+    for together, looked_up in ((64, 1 << 20), (2, 1000)):
+        monkeypatch.setattr("Utils.dataset.TOGETHER", together)
+        monkeypatch.setattr("Utils.dataset.LOOKED_UP", looked_up)
+        columns = zip(*PairSampler(split, 1000, 3, "cpu").epoch(1), strict=True)
+        for column, whole in zip(columns, expected, strict=True):
+            assert torch.equal(torch.cat(column), whole)
+
+
+def _all_at_once(split, seed: int, epoch: int) -> list[torch.Tensor]:
+    """Return an epoch's columns as runs have them, drawn in the plainest way."""
+    pairs = split.train_users * split.num_items + split.train_items
+    keys = torch.from_numpy(pairs).sort().values
+    users, generator = keys // split.num_items, torch_generator(seed, "batches", epoch)
+    order, negatives = torch.randperm(len(keys), generator=generator), torch.empty_like(keys)
+    todo = torch.arange(len(keys))
+    while len(todo):
+        drawn = torch.randint(split.num_items, todo.shape, generator=generator)
+        negatives[todo] = drawn
+        todo = todo[torch.isin(users[todo] * split.num_items + drawn, keys)]
+    return [column[order] for column in (users, keys % split.num_items, negatives)]
 
 
 def test_negatives_are_uniform_over_what_the_user_did_not_train_on():
@@ -108,6 +134,83 @@ def test_the_update_is_adams_with_weight_decay_on_every_row():
     torch.testing.assert_close(ours.weight, theirs.weight)
     torch.testing.assert_close(layers[0].weight, layers[1].weight)
     assert not torch.equal(ours.weight[8], start[8])  # never in a batch, and decayed all the same
+
+
+@pytest.mark.parametrize(("lr", "decay"), [(1e-3, 1e-3), (1e-2, 1e-5), (1e-3, 0.0)])
+@pytest.mark.parametrize("before", [200, 20_000])
+def test_what_was_missed_is_nearly_what_adam_does_step_by_step(lr, decay, before):
+    """Against Adam's own steps in float64, for gaps from 1 to 1,000, after steps with gradients."""
+    generator = torch.Generator().manual_seed(0)
+    weight = 0.3 * torch.randn(300, 1, generator=generator)
+    scale, share = (10 ** (-torch.rand(2, 300, 1, generator=generator) * 2 - 0.5)).unbind()
+    mean, square = torch.zeros(2, 300, 1, dtype=torch.float64).unbind()
+    for step in range(200):  # of which the last one has a gradient
+        given = torch.randn(300, 1, generator=generator) * scale * (step == 199)
+        given += (torch.rand(300, 1, generator=generator) < share) * scale / 3
+        mean = 0.9 * mean + 0.1 * (given + decay * weight)
+        square = 0.999 * square + 0.001 * (given + decay * weight).square()
+    start = weight, mean.float(), square.float()
+    slow = [part.double() for part in start]
+    for missed in range(1, 1001):
+        w, m, v = slow
+        m, v = 0.9 * m + 0.1 * decay * w, 0.999 * v + 0.001 * (decay * w).square()
+        mhat, vhat = m / (1 - 0.9 ** (before + missed)), v / (1 - 0.999 ** (before + missed))
+        slow = [w - lr * mhat / (vhat.sqrt() + 1e-8), m, v]
+        if missed not in (1, 10, 100, 1000):
+            continue
+        found = [part.clone() for part in start]
+        make_up(
+            *found, *torch.tensor([before, missed]).double().expand(300, 2).split(1, 1), lr, decay
+        )
+        way = (slow[0] - weight).abs()
+        assert (found[0] - slow[0]).abs().sum() < 0.05 * way.sum()
+        for mine, theirs in zip(found[1:], slow[1:], strict=True):
+            assert (mine - theirs).abs().sum() < 0.06 * theirs.abs().sum() + 1e-30
+
+
+def _tables(kind, start):
+    table = nn.Embedding.from_pretrained(start.clone(), freeze=False, sparse=True)
+    modules = nn.ModuleList([table, nn.Linear(4, 1)])
+    modules[1].load_state_dict({"weight": torch.ones(1, 4), "bias": torch.zeros(1)})
+    setting = {"lr": 0.01, "weight_decay": 0.01}
+    return modules, RowAdam(modules, **setting) if kind else DenseAdam(
+        modules.parameters(), **setting
+    )
+
+
+def test_rows_that_a_step_does_not_look_at_are_left_and_made_up_for():
+    """Row 0 is in every batch, twice in some; 1 and 2 in a few, 7 in none."""
+    start = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
+    (dense, by_all), (few, by_rows) = _tables(False, start), _tables(True, start)
+    for step in range(200):
+        ids = torch.tensor([0, step % 2, 1 + step // 50, 3 + step % 4])
+        for modules, optimizer in ((dense, by_all), (few, by_rows)):
+            before = modules[0].weight.detach().clone()
+            (modules[1](modules[0](ids)) - 1).square().sum().backward()
+            optimizer.step()
+            if optimizer is by_rows:
+                left = [row for row in range(8) if row not in ids]
+                assert torch.equal(modules[0].weight[left], before[left])
+                assert not torch.equal(modules[0].weight[ids], before[ids])
+    seen = few[0](torch.tensor([1, 5])).detach()  # a look-up makes up for what was missed
+    by_rows.catch_up()
+    assert torch.equal(few[0].weight[[1, 5]], seen)
+    torch.testing.assert_close(few[1].weight, dense[1].weight, rtol=0.03, atol=0)
+    torch.testing.assert_close(few[0].weight[0], dense[0].weight[0], rtol=0.01, atol=0)
+    off, way = ((few[0].weight - other).detach().abs() for other in (dense[0].weight, start))
+    assert off[:7].sum() < 0.05 * way[:7].sum()
+    assert (few[0].weight[7].abs() < 0.5 * start[7].abs()).all()  # decayed, though never in a batch
+    once = few[0].weight.detach().clone()
+    by_rows.catch_up()
+    few[0](torch.arange(8))
+    assert torch.equal(few[0].weight, once)  # there is nothing left to make up for
+
+
+def test_a_table_that_is_read_whole_is_refused():
+    modules, optimizer = _tables(True, torch.ones(8, 4))
+    modules[0].weight.sum().backward()
+    with pytest.raises(UserError, match=r"^--optimizer rows: here, a step learns from all rows of"):
+        optimizer.step()
 
 
 # --- which epoch is reported -------------------------------------------------------------------

@@ -7,11 +7,15 @@ import torch
 from torch import Tensor
 
 from Models.distillers.distiller import Distiller, both_asked
+from Models.distillers.sampling import draw_different
 from Models.low_rank import no_products
 from Models.recommender import Recommender
 from Models.softmax import log_normalizer
 from Models.teacher import Teacher
 from Utils.dataset import TrainingItems, Users
+from Utils.sampled_product import sampled_product
+
+HELD = 2**27  # targets; where there are more, those of a batch are computed when it comes
 
 
 class S2D(Distiller):
@@ -26,9 +30,10 @@ class S2D(Distiller):
     ----------
     K, tau : how many of the teacher's items, and the temperature of their scores.
     num_samples : 0: p is normalised by all items. S: by the user's K and training items and by S
-        items drawn uniformly for the batch, which stand for all others. What is drawn counts one
-        over the probability of being drawn, so that the normaliser is right in expectation (as in
-        Bengio and Senecal, IEEE Transactions on Neural Networks 19(4), 2008).
+        different items drawn uniformly for the batch, which stand for all others. What is drawn
+        counts one over the probability of being drawn, so that the normaliser is right in
+        expectation (as in Bengio and Senecal, IEEE Transactions on Neural Networks 19(4), 2008).
+        A step then costs what is learned and drawn, whatever the catalogue.
     draws : ``seed`` and ``name``, see ``Distiller``.
 
     Raises
@@ -52,10 +57,12 @@ class S2D(Distiller):
         if student.vectors(torch.zeros(1, dtype=torch.int64, device=teacher.device)) is None:
             raise no_products(student)
         self.score, self.vectors = student.score, student.vectors
-        self.num_samples = num_samples
+        self.num_samples, self.num_items = num_samples, asked.num_items
+        self.teacher, self.tau = teacher.score, tau
         self.top = self.ask_lists(teacher, "items", K)
         users = torch.arange(asked.num_users, device=self.top.device)
-        self.targets = (teacher.score(users, self.top) / tau).softmax(dim=1)  # (num_users, K)
+        held = self.top.numel() <= HELD
+        self.targets = self._targets(users) if held else None  # (num_users, K)
         self.learned = TrainingItems(student.learned(teacher.split), self.top.device)
 
     def begin_epoch(self, epoch: int) -> None:
@@ -69,35 +76,49 @@ class S2D(Distiller):
     def losses(self, batch: Users) -> tuple[Tensor, Tensor]:
         """Return the hard and the soft loss, each summed over the batch's users."""
         users = batch.users
-        rows, items = self.vectors(users)
         mine, real = self.learned.of(users)  # (B, longest)
         counts = real.sum(dim=1, keepdim=True)
         known = torch.cat([self.top[users], mine], dim=1)
-        scores = self.score(users, known)
+        if self.num_samples:
+            scores, others = self._sampled(users, known)
+        else:
+            scores, log_z = self.score(users, known), log_normalizer(*self.vectors(users))
         soft, hard = scores.tensor_split([self.top.shape[1]], dim=1)
         if self.num_samples:
-            others = self._sampled_others(rows, items, known)
             each = [soft, hard.masked_fill(~real, -torch.inf), others]
             log_z = torch.cat(each, dim=1).logsumexp(dim=1)
-        else:
-            log_z = log_normalizer(rows, items)
         hard = log_z * (counts > 0).squeeze(1) - (hard * real / counts.clamp_min(1)).sum(dim=1)
-        soft = log_z - (soft * self.targets[users]).sum(dim=1)
+        targets = self._targets(users) if self.targets is None else self.targets[users]
+        soft = log_z - (soft * targets).sum(dim=1)
         if self.covered is not None:
             soft = soft * self.covered[users]
         return hard.sum(), soft.sum()
 
-    def _sampled_others(self, rows: Tensor, table: Tensor, known: Tensor) -> Tensor:
-        """Return scores of drawn items, each with the log of how many it stands for: ``(B, S)``.
+    def _targets(self, users: Tensor) -> Tensor:
+        """Return the proportions in which users' first K items are learned: ``(B,) -> (B, K)``."""
+        return (self.teacher(users, self.top[users]) / self.tau).softmax(dim=1)
 
-        That of an item in ``known``, ``(B, n)``, is ``-inf``.
+    def _draw(self) -> Tensor:
+        """Return the items that are drawn for a batch, each once, ``(S,)``."""
+        return draw_different(self.num_items, self.num_samples, self.generator)
+
+    def _sampled(self, users: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+        """Return scores of ``known``, ``(B, n)``, and those of ``_others``, by vectors of these."""
+        drawn = self._draw()
+        values, places = torch.cat([known.flatten(), drawn]).unique(return_inverse=True)
+        rows, items = self.vectors(users, values)
+        of_known, of_drawn = places.split([known.numel(), len(drawn)])
+        of_known = of_known.view_as(known)
+        return sampled_product(rows, items, of_known), self._others(rows, items, of_known, of_drawn)
+
+    def _others(self, rows: Tensor, items: Tensor, known: Tensor, drawn: Tensor) -> Tensor:
+        """Return scores of ``drawn``, each with the log of how many it stands for: ``(B, S)``.
+
+        ``rows``, ``items``: the vectors. That of an item in ``known``, ``(B, n)``, is ``-inf``.
         """
-        num_items = len(table)
-        order = torch.randperm(num_items, generator=self.generator, device=rows.device)
-        drawn = order[: self.num_samples]
-        place = torch.full_like(order, len(drawn))  # of each item among those drawn
-        place[drawn] = torch.arange(len(drawn), device=rows.device)
+        place = torch.full((len(items),), len(drawn), device=drawn.device)  # among those drawn
+        place[drawn] = torch.arange(len(drawn), device=drawn.device)
         is_known = torch.zeros(len(rows), len(drawn) + 1, dtype=torch.bool, device=rows.device)
         is_known.scatter_(1, place[known], True)
-        scores = rows @ table[drawn].T + log(num_items / len(drawn))
+        scores = rows @ items[drawn].T + log(self.num_items / len(drawn))
         return scores.masked_fill(is_known[:, :-1], -torch.inf)

@@ -11,6 +11,7 @@ from Utils.seeding import Draws
 from Utils.split import Split
 
 CHUNK = 1024  # users or items whose lists are drawn at a time
+MARKS = 2**28  # of what they have had that are held at a time: of large catalogues, it is fewer
 
 
 def draw_by_weight(log_weights: Tensor, count: int, generator: torch.Generator) -> Tensor:
@@ -67,6 +68,28 @@ def draw_unlike(excluded: Tensor, count: int, generator: torch.Generator) -> Ten
         draws[rows] = some
 
 
+def draw_different(number: int, count: int, generator: torch.Generator) -> Tensor:
+    """Return ``count`` different integers below ``number``, or all: ``(count,)``.
+
+    All sets are equally likely. Where they are few of many, no more than twice as many are drawn.
+    """
+    device = generator.device
+    if 2 * count >= number:
+        return torch.randperm(number, generator=generator, device=device)[:count]
+    draws = torch.empty(0, dtype=torch.int64, device=device)
+    while True:
+        more = torch.randint(number, (2 * count,), generator=generator, device=device)
+        draws = torch.cat([draws, more])
+        ordered, places = draws.sort(stable=True)
+        first = places[ordered.diff(prepend=ordered[:1] - 1) != 0].sort().values[:count]
+        if len(first) == count:
+            return draws[first]
+
+
+def _size(num_columns: int) -> int:
+    return max(min(CHUNK, MARKS // num_columns), 1)
+
+
 class UnseenItems:
     """Draws ``count`` different items for every user that are not among their training items.
 
@@ -83,7 +106,8 @@ class UnseenItems:
                 f"{flag} {count}: so many items do not fit beside {most} in training; there are "
                 f"{split.num_items:,}"
             )
-        self.seen = chunks_of_pairs(users, items, split.num_users, CHUNK, device)
+        self.size = _size(split.num_items)
+        self.seen = chunks_of_pairs(users, items, split.num_users, self.size, device)
         self.num_users, self.num_items = split.num_users, split.num_items
         self.count, self.draws, self.device = count, draws, device
 
@@ -92,11 +116,11 @@ class UnseenItems:
         generator = self.draws.generator("unseen items", epoch, self.device)
         drawn = [
             draw_unlike(
-                seen_mask(seen, min(CHUNK, self.num_users - start), self.num_items),
+                seen_mask(seen, min(self.size, self.num_users - start), self.num_items),
                 self.count,
                 generator,
             )
-            for start, seen in zip(range(0, self.num_users, CHUNK), self.seen, strict=True)
+            for start, seen in zip(range(0, self.num_users, self.size), self.seen, strict=True)
         ]
         return torch.cat(drawn)
 
@@ -141,7 +165,8 @@ class RankingLists:
                 f"use a smaller --K{which} (and --L{which}, if all are interesting), or a larger "
                 f"--pool"
             )
-        self.seen = chunks_of_pairs(*seen, len(top), CHUNK, top.device)
+        self.size = _size(num_columns)
+        self.seen = chunks_of_pairs(*seen, len(top), self.size, top.device)
         most = max(int(torch.bincount(rows).max()) for rows, _ in self.seen if len(rows))
         if top.shape[1] + most + L > num_columns:
             raise UserError(
@@ -155,7 +180,7 @@ class RankingLists:
         generator = self.draws.generator(own(f"lists of {self.kind}"), epoch, self.top.device)
         drawn = [
             self._draw_chunk(top.long(), seen, generator)
-            for top, seen in zip(self.top.split(CHUNK), self.seen, strict=True)
+            for top, seen in zip(self.top.split(self.size), self.seen, strict=True)
         ]
         above, below = (torch.cat(parts) for parts in zip(*drawn, strict=True))
         return above, below
