@@ -310,7 +310,9 @@ def test_what_cannot_be_shared_out_is_refused(workdir, split, as_second, monkeyp
     monkeypatch.setattr(processes, "count", lambda: 1001)
     with pytest.raises(UserError, match="its 1,000 users do not fill 1001 processes; use fewer"):
         share_of(split)
-    monkeypatch.undo()
+
+
+def test_scripts_and_settings_that_cannot_are_refused(workdir):
     refused = several(2, script(main_DE, may=False), *SMALL)
     assert "runs as one process; start it with python, without torchrun" in the_line(refused)
     kept = several(2, script(), *SMALL, "--keep_states=2")
