@@ -253,7 +253,7 @@ def scattered(whole: Tensor | None, like: Tensor, bounds: list[int]) -> Tensor:
 # ---------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Share(Split):
     """The data of one process's users alone, who are numbered by their place among them.
 
