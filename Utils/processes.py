@@ -12,7 +12,7 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -248,6 +248,50 @@ def scattered(whole: Tensor | None, like: Tensor, bounds: list[int]) -> Tensor:
     return rows.to(like.device)
 
 
+class Exchange:
+    """Each process asks the owners of some rows for them, and may send them something, too.
+
+    Parameters
+    ----------
+    rows : (n,) int64, sorted, which this process asks for.
+    bounds : process k owns the rows from ``bounds[k]`` to ``bounds[k + 1]``.
+
+    Attributes
+    ----------
+    theirs : (m,) the rows that it is asked for itself, process by process.
+    """
+
+    def __init__(self, rows: Tensor, bounds: list[int]) -> None:
+        edges = torch.searchsorted(rows, torch.tensor(bounds, device=rows.device))
+        lengths, asked = edges.diff().cpu(), torch.empty(count(), dtype=torch.int64)
+        with _together():
+            dist.all_to_all_single(asked, lengths)
+        self.mine, self.asked = lengths.tolist(), asked.tolist()
+        self.theirs = self.send(rows)
+
+    def send(self, values: Tensor) -> Tensor:
+        """Send each row's owner a value, ``(n, ...)``; return what others send, ``(m, ...)``."""
+        return self._moved(values, self.mine, self.asked)
+
+    def answer(self, values: Tensor) -> Tensor:
+        """Return to each what it has asked for, ``(m, ...)``; return the answers, ``(n, ...)``."""
+        return self._moved(values, self.asked, self.mine)
+
+    @staticmethod
+    def _moved(values: Tensor, lengths: list[int], others: list[int]) -> Tensor:
+        found = values.new_empty(sum(others), *values.shape[1:])
+        with _together():
+            dist.all_to_all_single(found, values.contiguous(), others, lengths)
+        return found
+
+
+def share_rows(table: Tensor, bounds: list[int]) -> None:
+    """Fill in a table, which all have, what the owner of each row has."""
+    with _together():
+        for owner in range(count()):
+            dist.broadcast(table[bounds[owner] : bounds[owner + 1]], owner)
+
+
 # ---------------------------------------------------------------------------------------------
 # Who has which users
 # ---------------------------------------------------------------------------------------------
@@ -337,16 +381,24 @@ class Parts:
     ----------
     modules : the model, and what is trained along.
     split : the data of this process.
+    owned : tables in common of which each process updates some rows, and where those begin and end,
+        see ``SharedRowAdam``.
     """
 
-    def __init__(self, modules: nn.ModuleList, split: Split) -> None:
+    def __init__(
+        self,
+        modules: nn.ModuleList,
+        split: Split,
+        owned: dict[nn.Parameter, list[int]] | None = None,
+    ) -> None:
         tables = {f"{n}.weight" for n, m in modules.named_modules() if isinstance(m, UserTable)}
-        self.split, named = split, dict(modules.named_parameters())
+        self.split, named, owned = split, dict(modules.named_parameters()), owned or {}
         self.common = [each for name, each in named.items() if name not in tables]
-        self.sparse_sums = {each: _SparseSum() for each in self.common}
+        self.sparse_sums = {each: _SparseSum() for each in self.common if each not in owned}
         # as weights are called among those of all modules, or of the model, and moments by number
         places = {place for place, name in enumerate(named) if name in tables}
         self.apart = places | tables | {name.partition(".")[2] for name in tables}
+        self.owned = {n: owned[each] for n, each in enumerate(named.values()) if each in owned}
         rows = sum(each.numel() for name, each in named.items() if name in tables)
         self.elsewhere = rows // split.num_users * (whole_of(split).num_users - split.num_users)
 
@@ -358,10 +410,10 @@ class Parts:
             for parameter in self.common:
                 if parameter.grad is None:
                     continue
-                if parameter.grad.is_sparse:
-                    parameter.grad = self.sparse_sums[parameter](parameter.grad)
-                else:
+                if not parameter.grad.is_sparse:
                     dist.all_reduce(parameter.grad)
+                elif parameter in self.sparse_sums:
+                    parameter.grad = self.sparse_sums[parameter](parameter.grad)
 
     def equal(self) -> None:
         """Take over from process 0 what they have in common."""
@@ -374,10 +426,14 @@ class Parts:
         if count() == 1:
             return state
 
-        def change(tensor: Tensor, apart: bool) -> Tensor:
-            return gathered(tensor, self.split.bounds) if apart else tensor.cpu()
+        bounds = dict.fromkeys(self.apart, self.split.bounds) | self.owned
 
-        return _mapped(state, change, self.apart)
+        def change(tensor: Tensor, key: Any) -> Tensor:
+            if key in self.owned:
+                tensor = tensor[bounds[key][rank()] : bounds[key][rank() + 1]]
+            return tensor.cpu() if key is None else gathered(tensor, bounds[key])
+
+        return _mapped(state, change, bounds)
 
     def mine(self, path: Path, state: Any, device: torch.device) -> Any:
         """Return this process's part of what process 0 has read from ``path``.
@@ -391,7 +447,8 @@ class Parts:
             return state
         bounds = self.split.bounds
 
-        def describe(tensor: Tensor, apart: bool) -> _Like:
+        def describe(tensor: Tensor, key: Any) -> _Like:
+            apart = key is not None
             if apart and len(tensor) != bounds[-1]:
                 raise UserError(
                     f"{path}: its weights do not fit, {len(tensor):,} users are not "
@@ -425,15 +482,18 @@ class _Like:
 
 
 def _mapped(
-    content: Any, change: Callable[[Tensor, bool], Any], apart: set, is_apart: bool = False
+    content: Any, change: Callable[[Tensor, Any], Any], keys: Container, key: Any = None
 ) -> Any:
-    """Return nested dictionaries with all tensors changed, told if they lie below an ``apart``."""
+    """Return nested dictionaries with all tensors changed; told which of ``keys`` they lie below.
+
+    None: below none, or a number.
+    """
     if isinstance(content, Tensor):
-        return change(content, is_apart and content.dim() > 0)
+        return change(content, key if content.dim() else None)
     if isinstance(content, dict):
         return {
-            key: _mapped(value, change, apart, is_apart or key in apart)
-            for key, value in content.items()
+            name: _mapped(value, change, keys, name if name in keys else key)
+            for name, value in content.items()
         }
     return content
 

@@ -99,7 +99,7 @@ class Run:
         self.optimizer = None  # where nothing is trained by gradients
         if "lr" in settings and any(each.requires_grad for each in self.modules.parameters()):
             self.optimizer = new_optimizer(args, self.modules)
-        self.parts = Parts(self.modules, split)
+        self.parts = Parts(self.modules, split, getattr(self.optimizer, "bounds", None))
         self.device = next(model.parameters()).device
         self.evaluator = Evaluator(split, self.device)
         self.selection = Selection(args.selection, split.protocol, settings.get("patience"))

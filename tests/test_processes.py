@@ -202,7 +202,8 @@ def test_steps_of_two_are_steps_of_one_with_both_batches(optimizer, workdir, spl
     def trained(data) -> dict[str, torch.Tensor]:
         model = build_model("BPR", data, 8, seed=0)
         modules = torch.nn.ModuleList([model])
-        adam, parts = new_optimizer(args, modules), Parts(modules, data)
+        adam = new_optimizer(args, modules)
+        parts = Parts(modules, data, getattr(adam, "bounds", None))
         users = data.users if isinstance(data, processes.Share) else slice(0, data.num_users)
         for batch in batches:
             mine = (batch.users >= users.start) & (batch.users < users.stop)
