@@ -5,13 +5,17 @@ from typing import Any
 from experiments.settings import load_script, resolve
 from Models import MODELS
 from Utils.errors import warn
-from Utils.optimizer import BYTES, machine_memory
+from Utils.files import LARGE
+from Utils.optimizer import BYTES, BYTES_OF_ROWS, machine_memory
 from Utils.split import Split
 
 EPOCHS = 200  # that training takes, more or less
 PER_PARAMETER = 1e-9  # seconds for Adam to stream one through memory
+# the same for one that is looked up, where rows alone are updated, and for a step besides
+PER_LOOKED_UP, PER_STEP = 2e-8, 3e-3
 PER_PAIR = 100  # bytes, as measured: in the split, in sorted keys, in the batches of an epoch
 LIBRARIES = 350_000_000  # bytes, of PyTorch above all
+BEST = 4  # bytes for each parameter of the best epoch
 
 
 def vectors(args: Any, split: Split) -> int:
@@ -19,16 +23,34 @@ def vectors(args: Any, split: Split) -> int:
     return args.dim * (split.num_users + split.num_items)
 
 
+def by_rows(args: Any) -> bool:
+    """Return whether a step moves the rows of its batch alone."""
+    return getattr(args, "optimizer", "dense") == "rows"
+
+
 def training_minutes(args: Any, split: Split) -> float:
-    """Return the minutes that a base model's training takes on a CPU: every step moves it all."""
+    """Return the minutes that a base model's training takes on a CPU: most steps move it all."""
     steps = EPOCHS * len(split.train_users) / args.batch_size
-    return steps * vectors(args, split) * PER_PARAMETER / 60
+    step = vectors(args, split) * PER_PARAMETER
+    if by_rows(args):  # a user and two items for each pair
+        step = PER_STEP + 3 * args.batch_size * args.dim * PER_LOOKED_UP
+    return steps * step / 60
+
+
+def beside(args: Any, split: Split) -> list[int]:
+    """Return the bytes of candidates and of the teacher's lists, which stay in files if large."""
+    candidates = 0 if split.candidates is None else split.candidates.nbytes
+    length = getattr(args, "pool", getattr(args, "K", 0))
+    return [candidates, 4 * length * split.num_users * hasattr(args, "teacher_dim")]
 
 
 def memory(args: Any, split: Split) -> int:
-    """Return the bytes that a run takes: vectors in training, pairs, candidates."""
-    candidates = 0 if split.candidates is None else split.candidates.nbytes
-    return LIBRARIES + BYTES * vectors(args, split) + PER_PAIR * len(split.train_users) + candidates
+    """Return the bytes that a run holds: vectors in training and the best ones, teacher, pairs."""
+    each = (BYTES_OF_ROWS if by_rows(args) else BYTES) + BEST
+    entities = split.num_users + split.num_items
+    held = LIBRARIES + each * vectors(args, split) + PER_PAIR * len(split.train_users)
+    held += 4 * entities * getattr(args, "teacher_dim", 0)
+    return held + sum(size for size in beside(args, split) if size < LARGE)
 
 
 def estimate(args: Any, split: Split) -> str:
@@ -41,11 +63,14 @@ def estimate(args: Any, split: Split) -> str:
         )
     said = f"d = {args.dim}: {vectors(args, split):,} parameters in vectors, "
     said += f"roughly {needed / 1e9:.1f} GB"
+    if large := sum(size for size in beside(args, split) if size >= LARGE):
+        said += f" and {large / 1e9:.1f} GB in files"
     if MODELS[args.model].unused:  # it is solved for
         return said
     alone, added = args, ""
     if args.method != "no_KD":
         given = {"dataset": args.dataset, "model": args.model, "dim": args.dim}
+        given |= {"optimizer": "rows"} if by_rows(args) else {}
         alone = resolve(load_script("no_KD").Settings, given)[0]
         added = f", to which {args.method} adds its own"
     minutes = training_minutes(alone, split)

@@ -275,3 +275,24 @@ def test_models_and_settings_that_are_not_there_are_refused():
         build_model("neumf", SPLIT, 6, seed=0)
     with pytest.raises(UserError, match=r"--model 'xyz' is unknown; There are BPR; CML; "):
         build_model("xyz", SPLIT, 6, seed=0)
+
+
+@pytest.mark.parametrize("lists", ["items", "users"])
+@pytest.mark.parametrize("name", ["BPR", "CML", "NeuMF"])
+def test_scores_of_lists_have_gradients_of_the_rows_that_are_listed_if_wanted(name, lists):
+    found = []
+    listed = torch.tensor([[3, 7, 3], [7, 9, 2]])
+    one = torch.tensor([4, 8])
+    for by_rows in (False, True):
+        model = build_model(name, SPLIT, 6, seed=0).double()
+        model.by_rows = by_rows
+        scores = model.score(one, listed) if lists == "items" else model.score(listed, one)
+        weights = torch.arange(6.0).view(2, 3).double()
+        tables = [part for part in model.parameters() if part.shape[0] in (USERS, ITEMS)]
+        found.append((scores, torch.autograd.grad((scores * weights).sum(), tables)))
+    (scores, dense), (same, sparse) = found
+    torch.testing.assert_close(same, scores)
+    for mine, theirs in zip(sparse, dense, strict=True):
+        torch.testing.assert_close(mine.to_dense(), theirs.to_dense())
+        assert mine.is_sparse
+        assert set(mine.coalesce().indices()[0].tolist()) in ({2, 3, 7, 9}, {4, 8})

@@ -6,6 +6,7 @@ import dataclasses
 import gzip
 import json
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import main_no_KD
+import main_S2D
 import main_URRD
 from experiments import estimate, inference, tune
 from experiments.script import launch
@@ -588,6 +590,15 @@ def test_a_run_that_is_too_large_is_warned_about(ratings, monkeypatch, capsys):
     vectors = 100 * (split.num_users + split.num_items)
     assert estimate.memory(args, split) > 16 * vectors + split.candidates.nbytes
     assert f"d = 100: {vectors:,} parameters" in estimate.estimate(args, split)
+    rows = dataclasses.replace(args, optimizer="rows")
+    assert estimate.memory(args, split) == estimate.memory(rows, split) + 4 * vectors
+    sizes = {"num_users": 10**6, "num_items": 10**6, "candidates": None}
+    large = SimpleNamespace(train_users=split.train_users, **sizes)
+    dense, few = (estimate.training_minutes(each, large) for each in (args, rows))
+    assert few < dense / 10  # the same steps do not grow with the catalogue
+    taught = main_S2D.Settings(dataset="ratings.csv", K=300)
+    assert estimate.memory(taught, large) > 4 * 200 * 2 * 10**6
+    assert " and 1.2 GB in files; " in estimate.estimate(taught, large)
     assert not capsys.readouterr().err
     monkeypatch.setattr(estimate, "machine_memory", lambda: 10**6)
     estimate.estimate(args, split)
