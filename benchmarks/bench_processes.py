@@ -1,0 +1,92 @@
+"""How many pairs a second one run trains on one and on several processes.
+
+    python -m benchmarks.bench_processes
+    torchrun --nproc_per_node 2 -m benchmarks.bench_processes
+
+Prints the rows of its number of processes and asserts nothing. Data are made, see
+``Utils.synthetic``. A step is what ``main_no_KD.py`` does for a batch, of which each process has
+its share; the time is that of the best of ten groups of steps: on a shared machine the least
+disturbed.
+"""
+
+import os
+import time
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+from Models import build_model
+from Utils import processes
+from Utils.dataset import PairSampler
+from Utils.optimizer import new_optimizer
+from Utils.processes import Parts, share_of
+from Utils.settings import launch
+from Utils.sources import load_split
+
+GROUPS = 10
+
+
+@dataclass
+class Settings:
+    """What is measured."""
+
+    # users x items x pairs
+    size: str = "2e5x2e5x4e6"
+    # sizes of the representations
+    dims: tuple[int, ...] = (20, 100)
+    # of Adam
+    optimizers: tuple[Literal["dense", "rows"], ...] = ("dense", "rows")
+    # pairs a step, of all processes together
+    batch_sizes: tuple[int, ...] = (1024, 8192)
+    # steps in each of the groups
+    steps: int = 10
+    # CPU threads of a process
+    threads: int = 1
+    # folder of the data sets
+    data_dir: str = os.environ.get("RECDISTILL_DATA", "datasets")
+    lr: float = 0.001
+    reg: float = 0.001
+
+
+def main(args: Settings) -> None:
+    """Print the rows."""
+    torch.set_num_threads(args.threads)
+    with processes.first_alone():
+        whole = load_split(f"synthetic:{args.size}", "seed", 0, args.data_dir)
+    split = share_of(whole)
+    print("| optimizer | d | batch | processes | ms a step | thousand pairs a second |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for name in args.optimizers:
+        for dim in args.dims:
+            model = build_model("BPR", split, dim, seed=0)
+            modules = nn.ModuleList([model])
+            args.optimizer = name
+            adam = new_optimizer(args, modules)
+            parts = Parts(modules, split, getattr(adam, "bounds", None))
+            for batch_size in args.batch_sizes:
+                took = seconds(args, split, batch_size, model, adam, parts)
+                print(
+                    f"| {name} | {dim} | {batch_size:,} | {processes.count()} | {1000 * took:.1f} "
+                    f"| {batch_size / took / 1000:.0f} |",
+                    flush=True,
+                )
+
+
+def seconds(args, split, batch_size, model, adam, parts) -> float:
+    """Return how long a step takes, in the best of all groups."""
+    sampler, found = PairSampler(split, batch_size, 0, "cpu"), []
+    batches = sampler.epoch(0)
+    for group in range(GROUPS + 1):
+        started = time.perf_counter()
+        for _ in range(args.steps):
+            model.loss(next(batches)).backward()
+            parts.sum_gradients()
+            adam.step()
+        found.append((time.perf_counter() - started) / args.steps)
+    return min(found[1:])
+
+
+if __name__ == "__main__":
+    launch(main, Settings, __doc__, on_several=True)
