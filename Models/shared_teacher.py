@@ -2,10 +2,13 @@
 
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
-from Models.teacher import Teacher
+from Models.teacher import Teacher, TrainedTeacher, top_lists
 from Utils import processes
+from Utils.files import room_for
 from Utils.processes import Share
 
 
@@ -45,10 +48,21 @@ class SharedTeacher(Teacher):
     def top_items(self, count: int) -> Tensor:
         """Return the best items of each user of the share, ``(num_users, count)`` int32.
 
-        Process 0 makes lists that are not kept yet.
+        Each process makes its own, if they are not kept yet, and process 0 keeps those of all.
         """
-        with processes.first_alone():
-            return self.whole.top_items(count)[self.split.users].clone()
+        whole = self.whole
+        if not isinstance(whole, TrainedTeacher):
+            return whole.top_items(count)[self.split.users]
+        if processes.agreed(lambda: whole.kept_lists("items", count) is not None):
+            return whole.kept_lists("items", count)[self.split.users]
+        share, folder = self.split, whole.path.parent
+        top = top_lists(whole.model, share, "items", count, folder, share.users.start)
+        if processes.is_first():
+            room = room_for((whole.split.num_users, count), np.int32, folder)
+            whole.keep_lists("items", processes.gathered(top, share.bounds, torch.from_numpy(room)))
+        else:
+            processes.gathered(top, share.bounds)
+        return top
 
     def score(self, users: Tensor, items: Tensor) -> Tensor:
         """Return logits, as ``Recommender`` does."""

@@ -219,16 +219,18 @@ def _receive(rows: Tensor, sender: int) -> None:
         dist.recv(piece, sender)
 
 
-def gathered(rows: Tensor, bounds: list[int]) -> Tensor:
+def gathered(rows: Tensor, bounds: list[int], room: Tensor | None = None) -> Tensor:
     """Return on process 0 the rows of all, on the CPU: those of k between its two ``bounds``.
 
-    Other processes get their own back. Process 0 holds nothing beside what it returns.
+    Other processes get their own back. Process 0 holds nothing beside what it returns, in ``room``
+    if there is some.
     """
     with _together():
         if not is_first():
             _send(rows, 0)
             return rows
-        whole = torch.empty(bounds[-1], *rows.shape[1:], dtype=rows.dtype)
+        shape = bounds[-1], *rows.shape[1:]
+        whole = torch.empty(shape, dtype=rows.dtype) if room is None else room
         whole[: bounds[1]] = rows
         for other in range(1, count()):
             _receive(whole[bounds[other] : bounds[other + 1]], other)

@@ -9,6 +9,7 @@ its share; the time is that of the best of ten groups of steps: on a shared mach
 disturbed.
 """
 
+import itertools
 import os
 import time
 from dataclasses import dataclass
@@ -78,10 +79,10 @@ def seconds(args, split, batch_size, model, adam, parts) -> float:
     """Return how long a step takes, in the best of all groups."""
     sampler, found = PairSampler(split, batch_size, 0, "cpu"), []
     batches = sampler.epoch(0)
-    for group in range(GROUPS + 1):
+    for _ in range(GROUPS + 1):
         started = time.perf_counter()
-        for _ in range(args.steps):
-            model.loss(next(batches)).backward()
+        for batch in itertools.islice(batches, args.steps):
+            model.loss(batch).backward()
             parts.sum_gradients()
             adam.step()
         found.append((time.perf_counter() - started) / args.steps)

@@ -23,6 +23,7 @@ import main_S2D
 import main_URRD
 from experiments.script import launch
 from Models import build_model, recommender
+from Models.teacher import read_teacher, top_lists
 from Utils import processes
 from Utils.dataset import Pairs, PairSampler, UserSampler
 from Utils.errors import UserError
@@ -241,8 +242,10 @@ def test_first_weights_are_those_of_one_process(as_second, split, monkeypatch):
 
 
 @pytest.mark.parametrize("module", [main_S2D, main_URRD])
-def test_a_student_has_a_teacher(module, workdir, teacher_path):
+def test_a_student_has_a_teacher(module, workdir, teacher_path, split):
     flags = [*SMALL, f"--teacher={teacher_path}", "--max_epoch=2"]
+    lists = teacher_path.with_name("top_items.npz")
+    lists.unlink(missing_ok=True)
     flags += ["--variant=paper"] if module is main_URRD else []
     results = several(2, script(module), *flags)
     assert [result.status for result in results] == [0, 0], results
@@ -255,6 +258,9 @@ def test_a_student_has_a_teacher(module, workdir, teacher_path):
     alone = read("metrics.csv", FOLDER.replace("no_KD", f"{method}-one")).decode().splitlines()
     expected = [float(line.split(",")[1]) for line in alone[1:]]
     assert losses == pytest.approx(expected, rel=0.02)
+    with np.load(lists) as kept:
+        model = read_teacher(teacher_path, split, torch.device("cpu"), "").model
+        assert (kept["top"] == top_lists(model, split, "items", kept["top"].shape[1]).numpy()).all()
 
 
 def test_ctrl_c_ends_all_after_their_epoch(workdir):
