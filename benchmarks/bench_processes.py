@@ -6,7 +6,8 @@
 Prints the rows of its number of processes and asserts nothing. Data are made, see
 ``Utils.synthetic``. A step is what ``main_no_KD.py`` does for a batch, of which each process has
 its share; the time is that of the best of ten groups of steps: on a shared machine the least
-disturbed.
+disturbed. ``handed over`` is what a process gives to a step's exchanges, of which its own part
+stays with it (rows), or which goes to each of the others (dense).
 """
 
 import itertools
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from Models import build_model
@@ -27,6 +29,7 @@ from Utils.settings import launch
 from Utils.sources import load_split
 
 GROUPS = 10
+given: list[int] = []
 
 
 @dataclass
@@ -54,11 +57,12 @@ class Settings:
 def main(args: Settings) -> None:
     """Print the rows."""
     torch.set_num_threads(args.threads)
+    count_bytes()
     with processes.first_alone():
         whole = load_split(f"synthetic:{args.size}", "seed", 0, args.data_dir)
     split = share_of(whole)
-    print("| optimizer | d | batch | processes | ms a step | thousand pairs a second |")
-    print("| --- | --- | --- | --- | --- | --- |")
+    columns = "optimizer | d | batch | processes | ms a step | thousand pairs a second | "
+    print(f"| {columns}KB handed over |\n|{' --- |' * 7}")
     for name in args.optimizers:
         for dim in args.dims:
             model = build_model("BPR", split, dim, seed=0)
@@ -67,18 +71,18 @@ def main(args: Settings) -> None:
             adam = new_optimizer(args, modules)
             parts = Parts(modules, split, getattr(adam, "bounds", None))
             for batch_size in args.batch_sizes:
-                took = seconds(args, split, batch_size, model, adam, parts)
+                took, given = measured(args, split, batch_size, model, adam, parts)
                 print(
                     f"| {name} | {dim} | {batch_size:,} | {processes.count()} | {1000 * took:.1f} "
-                    f"| {batch_size / took / 1000:.0f} |",
+                    f"| {batch_size / took / 1000:.0f} | {given / 1000:,.0f} |",
                     flush=True,
                 )
 
 
-def seconds(args, split, batch_size, model, adam, parts) -> float:
-    """Return how long a step takes, in the best of all groups."""
+def measured(args, split, batch_size, model, adam, parts) -> tuple[float, float]:
+    """Return the seconds of a step, in the best of all groups, and the bytes that it hands over."""
     sampler, found = PairSampler(split, batch_size, 0, "cpu"), []
-    batches = sampler.epoch(0)
+    batches, before = sampler.epoch(0), sum(given)
     for _ in range(GROUPS + 1):
         started = time.perf_counter()
         for batch in itertools.islice(batches, args.steps):
@@ -86,7 +90,19 @@ def seconds(args, split, batch_size, model, adam, parts) -> float:
             parts.sum_gradients()
             adam.step()
         found.append((time.perf_counter() - started) / args.steps)
-    return min(found[1:])
+    return min(found[1:]), (sum(given) - before) / len(found) / args.steps
+
+
+def count_bytes() -> None:
+    """Have each exchange note in ``given`` how many bytes this process hands over."""
+    for name in ("all_to_all_single", "all_gather"):
+        exchange = getattr(dist, name)
+
+        def noted(found, values, *lengths, exchange=exchange) -> None:
+            given.append(values.nbytes)
+            exchange(found, values, *lengths)
+
+        setattr(dist, name, noted)
 
 
 if __name__ == "__main__":
