@@ -57,6 +57,7 @@ class SharedTeacher(Teacher):
             return whole.kept_lists("items", count)[self.split.users]
         share, folder = self.split, whole.path.parent
         top = top_lists(whole.model, share, "items", count, folder, share.users.start)
+        processes.meet()
         if processes.is_first():
             room = room_for((whole.split.num_users, count), np.int32, folder)
             whole.keep_lists("items", processes.gathered(top, share.bounds, torch.from_numpy(room)))

@@ -32,7 +32,7 @@ LINGER = 1.0  # seconds in which process 0, which may have the notes, waits for 
 POLL = 0.1  # seconds from one look to the next, while process 0 is at work alone
 
 Value = TypeVar("Value")
-_meeting: dict[str, Any] = {}  # "store": where processes leave notes; "alone": how often one was
+_meeting: dict[str, Any] = {}  # "store": where processes leave notes; "met": how often they waited
 
 
 class Ended(UserError):
@@ -175,7 +175,7 @@ def first_alone() -> Iterator[None]:
     if count() == 1:
         yield
         return
-    _meeting["alone"] += 1
+    _meeting["met"] += 1
     key = f"done {_meeting['alone']}"
     if is_first():
         yield
@@ -188,6 +188,19 @@ def first_alone() -> Iterator[None]:
                 break
         time.sleep(POLL)
     yield
+
+
+def meet() -> None:
+    """Wait until all are here, however long it takes."""
+    if count() == 1:
+        return
+    _meeting["met"] += 1
+    key = f"here {_meeting['alone']}"
+    with _together():
+        here = _meeting["store"].add(key, 1)
+        while here < count():
+            time.sleep(POLL)
+            here = _meeting["store"].add(key, 0)
 
 
 def agreed(decide: Callable[[], Value]) -> Value:
