@@ -109,7 +109,7 @@ def the_line(results: list[Result]) -> str:
 
 def has_begun(epoch: int) -> None:
     """Wait until process 0 has ended an epoch."""
-    for _ in range(600):
+    for _ in range(2000):
         if Path("0.out").exists() and f"epoch {epoch:4d}" in Path("0.out").read_text():
             return
         time.sleep(0.05)
@@ -118,11 +118,11 @@ def has_begun(epoch: int) -> None:
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
-    """A folder with a run of two processes, of six epochs, and what they said."""
+    """A folder with a run of two processes, of three epochs, and what they said."""
     folder = tmp_path_factory.mktemp("both")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        results = several(2, script(), *SMALL, "--max_epoch=6")
+        results = several(2, script(), *SMALL, "--max_epoch=3")
     assert [result.status for result in results] == [0, 0], results
     return folder, results
 
@@ -146,7 +146,7 @@ def test_what_is_kept_looks_like_one_process_had_kept_it(copied, both, split):
     assert config["processes"] == 2
     assert (config["data"]["num_users"], config["data"]["split_sha256"]) == (1000, split.sha256)
     assert summary["num_parameters"] == 8 * (split.num_users + split.num_items)
-    assert summary["test"]["H@5"] > 0.1
+    assert summary["test"]["H@5"] > 0.05
     best = torch.load(Path("checkpoints", FOLDER, "best.pt"), weights_only=True)
     model = build_model("BPR", split, 8, seed=1)
     model.load_state_dict(best["weights"])
@@ -159,32 +159,33 @@ def test_what_is_kept_looks_like_one_process_had_kept_it(copied, both, split):
     assert second.out == first.err == second.err == ""
 
 
-def test_equal_commands_give_equal_bytes_and_so_does_a_resumed_one(copied, workdir):
-    curves, weights = read("metrics.csv"), read("best.pt")
-    shutil.rmtree("logs")
-    shutil.rmtree("checkpoints")
-    for flags in (("--max_epoch=3",), ("--max_epoch=6", "--resume")):
-        assert [each.status for each in several(2, script(), *SMALL, *flags)] == [0, 0]
-    assert read("metrics.csv") == curves
-    kept = [torch.load(Path("checkpoints", FOLDER, "best.pt"), weights_only=True)]
-    assert kept[0]["weights"]["user.weight"].shape == (1000, 8)
-    assert read("best.pt") == weights
+@pytest.mark.parametrize("optimizer", ["dense", "rows"])
+def test_equal_commands_give_equal_bytes_and_so_does_a_resumed_one(optimizer, workdir):
+    flags, kept = (*SMALL, f"--optimizer={optimizer}"), []
+    for parts in ((4,), (2, 4)):
+        for epochs in parts:
+            results = several(2, script(), *flags, f"--max_epoch={epochs}", "--resume")
+            assert [result.status for result in results] == [0, 0], results
+        kept.append((read("metrics.csv"), read("best.pt")))
+        shutil.rmtree("logs")
+        shutil.rmtree("checkpoints")
+    assert kept[0] == kept[1]
 
 
 def test_another_number_of_processes_goes_on(copied, both):
     curves = read("metrics.csv").decode().splitlines()
     given = {"dim": 8, "lr": 0.01, "resume": True}
-    run(main_no_KD, **given, max_epoch=7)
+    run(main_no_KD, **given, max_epoch=4)
     by_one = read("metrics.csv").decode().splitlines()
-    assert by_one[:7] == curves
-    results = several(2, script(), *SMALL, "--max_epoch=8", "--resume")
+    assert by_one[:4] == curves
+    results = several(2, script(), *SMALL, "--max_epoch=5", "--resume")
     assert [result.status for result in results] == [0, 0], results
     by_two = read("metrics.csv").decode().splitlines()
-    assert by_two[:8] == by_one
+    assert by_two[:5] == by_one
     losses = [float(line.split(",")[1]) for line in by_two[1:]]
     assert np.diff(losses).max() < 0  # without the moments, it would rise
-    assert "resumed after epoch 6" in results[0].out
-    assert several(2, script(), *SMALL, "--max_epoch=8")[0].out.count("finished: test H@5") == 1
+    assert "resumed after epoch 3" in results[0].out
+    assert several(2, script(), *SMALL, "--max_epoch=5")[0].out.count("finished: test H@5") == 1
 
 
 def test_one_process_under_torchrun_is_a_plain_run(workdir):
@@ -282,14 +283,16 @@ def test_a_process_that_is_killed_ends_the_others(workdir):
     """With torchrun itself."""
     flags = (*SMALL, "--max_epoch=5000", "--patience=5000")
     command = [str(Path(sys.executable).with_name("torchrun")), "--nproc_per_node=2"]
+    command += [str(ROOT / "main_no_KD.py"), *flags]
     with open("0.out", "w") as out, open("0.err", "w") as err:
-        started = subprocess.Popen(
-            [*command, str(ROOT / "main_no_KD.py"), *flags], stdout=out, stderr=err
-        )
-        has_begun(1)
-        workers = Path(f"/proc/{started.pid}/task/{started.pid}/children").read_text().split()
-        os.kill(int(workers[-1]), signal.SIGKILL)
-        started.wait(timeout=60)
+        with subprocess.Popen(command, stdout=out, stderr=err) as started:
+            try:
+                has_begun(1)
+                of_it = Path(f"/proc/{started.pid}/task/{started.pid}/children")
+                os.kill(int(of_it.read_text().split()[-1]), signal.SIGKILL)
+                started.wait(timeout=60)
+            finally:
+                started.terminate()  # and so its processes
     said = [line for line in Path("0.err").read_text().splitlines() if "main_no_KD.py: " in line]
     assert len(said) == 1, said
     assert "a process of this run ended; this goes on from the last checkpoint: torchrun" in said[0]
