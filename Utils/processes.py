@@ -109,7 +109,7 @@ def joined(may: bool) -> Iterator[None]:
             f"the processes do not meet at {os.environ['MASTER_ADDR']}:"
             f"{os.environ['MASTER_PORT']} ({str(error).splitlines()[0]}); start them with torchrun"
         ) from error
-    _meeting.update(store=store, alone=0)
+    _meeting.update(store=store, met=0)
     signal.signal(signal.SIGTERM, _on_end)
     with contextlib.ExitStack() as stack:
         if number:
@@ -176,7 +176,7 @@ def first_alone() -> Iterator[None]:
         yield
         return
     _meeting["met"] += 1
-    key = f"done {_meeting['alone']}"
+    key = f"done {_meeting['met']}"
     if is_first():
         yield
         with _together():
@@ -195,7 +195,7 @@ def meet() -> None:
     if count() == 1:
         return
     _meeting["met"] += 1
-    key = f"here {_meeting['alone']}"
+    key = f"here {_meeting['met']}"
     with _together():
         here = _meeting["store"].add(key, 1)
         while here < count():
