@@ -104,7 +104,7 @@ class RowAdam(DenseAdam):
             if isinstance(table, nn.Embedding) and table.sparse:
                 self.names[table.weight] = name
                 table.register_forward_pre_hook(
-                    lambda table, ids: self._before_look_up(table.weight, ids[0].unique().long())
+                    lambda table, ids: self._before_look_up(table.weight, ids[0])
                 )
                 self.state[table.weight] = {
                     "step": torch.zeros((), device=table.weight.device),
@@ -168,9 +168,9 @@ class RowAdam(DenseAdam):
                 rows = torch.arange(start, min(start + BLOCK, len(table)), device=table.device)
                 self._catch_up(table, rows)
 
-    def _before_look_up(self, table: nn.Parameter, rows: Tensor) -> None:
-        """Have some rows, each once and sorted, as all steps have them."""
-        self._catch_up(table, rows)
+    def _before_look_up(self, table: nn.Parameter, ids: Tensor) -> None:
+        """Have the rows of a look-up as all steps have them."""
+        self._catch_up(table, ids.unique().long())
 
     @torch.no_grad()
     def _catch_up(self, table: nn.Parameter, rows: Tensor) -> None:
@@ -228,25 +228,25 @@ class SharedRowAdam(RowAdam):
         }
         self.asked: dict[nn.Parameter, list[Exchange]] = {table: [] for table in self.bounds}
 
-    def _before_look_up(self, table: nn.Parameter, rows: Tensor) -> None:
+    def _before_look_up(self, table: nn.Parameter, ids: Tensor) -> None:
         if table not in self.bounds:
-            self._catch_up(table, rows)
+            super()._before_look_up(table, ids)
         elif torch.is_grad_enabled():  # else, between epochs, all have all rows
-            exchange = Exchange(rows, self.bounds[table])
-            self._catch_up(table, exchange.theirs.unique())
-            table.data.index_copy_(0, rows, exchange.answer(table.data[exchange.theirs]))
+            exchange = Exchange(ids.flatten().long(), self.bounds[table])
+            self._catch_up(table, exchange.owned)
+            exchange.fetch(table.data)
             self.asked[table].append(exchange)
 
     def _step_rows(self, table: nn.Parameter, name: str) -> None:
         if table in self.bounds and table.grad.is_sparse:
-            gradient, asked = table.grad.coalesce(), self.asked[table]
+            rows, asked = table.grad._indices()[0], self.asked[table]
             # of a single look-up, the owners know already which rows they are
             known = asked[0] if len(asked) == 1 else None
-            exchange = known or Exchange(gradient.indices()[0], self.bounds[table])
-            values = exchange.send(gradient.values())
+            exchange = known or Exchange(rows, self.bounds[table])
             table.grad = torch.sparse_coo_tensor(
-                exchange.theirs.unsqueeze(0), values, table.shape, check_invariants=False
-            )
+                exchange.owned.unsqueeze(0), exchange.summed(table.grad._values()), table.shape,
+                check_invariants=False, is_coalesced=True,
+            )  # fmt: skip
             asked.clear()
         super()._step_rows(table, name)
 

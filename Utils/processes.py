@@ -264,40 +264,47 @@ def scattered(whole: Tensor | None, like: Tensor, bounds: list[int]) -> Tensor:
 
 
 class Exchange:
-    """Each process asks the owners of some rows for them, and may send them something, too.
+    """Each process asks the owners of some rows for them, and gives them something for these.
 
     Parameters
     ----------
-    rows : (n,) int64, sorted, which this process asks for.
+    ids : (n,) int64, the rows that this process asks for, in any order.
     bounds : process k owns the rows from ``bounds[k]`` to ``bounds[k + 1]``.
 
     Attributes
     ----------
-    theirs : (m,) the rows that it is asked for itself, process by process.
+    owned : the rows that it is asked for itself, by anybody, each once and sorted.
     """
 
-    def __init__(self, rows: Tensor, bounds: list[int]) -> None:
-        edges = torch.searchsorted(rows, torch.tensor(bounds, device=rows.device))
+    def __init__(self, ids: Tensor, bounds: list[int]) -> None:
+        self.rows, self.places = ids.unique(return_inverse=True)
+        edges = torch.searchsorted(self.rows, torch.tensor(bounds, device=ids.device))
         lengths, asked = edges.diff().cpu(), torch.empty(count(), dtype=torch.int64)
         with _together():
             dist.all_to_all_single(asked, lengths)
         self.mine, self.asked = lengths.tolist(), asked.tolist()
-        self.theirs = self.send(rows)
+        theirs = _moved(self.rows, self.mine, self.asked)  # process by process
+        self.owned, self.their_places = theirs.unique(return_inverse=True)
 
-    def send(self, values: Tensor) -> Tensor:
-        """Send each row's owner a value, ``(n, ...)``; return what others send, ``(m, ...)``."""
-        return self._moved(values, self.mine, self.asked)
+    def fetch(self, table: Tensor) -> None:
+        """Write what the owners have of the rows into this process's ``table``."""
+        answers = table.index_select(0, self.owned).index_select(0, self.their_places)
+        table.index_copy_(0, self.rows, _moved(answers, self.asked, self.mine))
 
-    def answer(self, values: Tensor) -> Tensor:
-        """Return to each what it has asked for, ``(m, ...)``; return the answers, ``(n, ...)``."""
-        return self._moved(values, self.asked, self.mine)
+    def summed(self, values: Tensor) -> Tensor:
+        """Return the sum of all that is given for each row of ``owned``: ``(n, d) -> (m, d)``."""
+        mine = values.new_zeros(len(self.rows), values.shape[1]).index_add_(0, self.places, values)
+        theirs = _moved(mine, self.mine, self.asked)
+        total = theirs.new_zeros(len(self.owned), theirs.shape[1])
+        return total.index_add_(0, self.their_places, theirs)
 
-    @staticmethod
-    def _moved(values: Tensor, lengths: list[int], others: list[int]) -> Tensor:
-        found = values.new_empty(sum(others), *values.shape[1:])
-        with _together():
-            dist.all_to_all_single(found, values.contiguous(), others, lengths)
-        return found
+
+def _moved(values: Tensor, lengths: list[int], others: list[int]) -> Tensor:
+    """Send so many values to each process, and return so many of each."""
+    found = values.new_empty(sum(others), *values.shape[1:])
+    with _together():
+        dist.all_to_all_single(found, values.contiguous(), others, lengths)
+    return found
 
 
 def share_rows(table: Tensor, bounds: list[int]) -> None:
