@@ -75,4 +75,4 @@ def main(args: Settings, split: Split, device: Device) -> None:
 
 
 if __name__ == "__main__":
-    launch(main, Settings, __doc__)
+    launch(main, Settings, __doc__, on_several=True)

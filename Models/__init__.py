@@ -18,6 +18,7 @@ from Models.sasrec import SASRec
 from Models.sgl import SGL
 from Utils.errors import UserError, require_known
 from Utils.optimizer import require_memory
+from Utils.processes import Share
 from Utils.seeding import torch_generator
 from Utils.split import Split
 
@@ -35,13 +36,19 @@ def build_model(
     Raises
     ------
     UserError
-        If there is no such model, if it does not have a setting that is given, or if this machine
-        could not hold a vector of this size for each user and item.
+        If there is no such model, if it does not have a setting that is given, if it sees more than
+        the users of a share, or if this machine could not hold a vector of this size for each user
+        and item.
     """
     require_known("--model", name, MODELS)
     given = {option: value for option, value in options.items() if value is not None}
     for option in given.keys() - set(MODELS[name].options):
         raise UserError(f"--{option} {given[option]}: {name} has no such setting; leave it out")
+    if isinstance(split, Share) and not MODELS[name].by_users:
+        raise UserError(
+            f"--model {name}: sees all users at once, so they cannot be shared out among "
+            f"processes; start it with python, without torchrun"
+        )
     require_memory((split.num_users + split.num_items) * dim, f"--dim {dim}: training {name}")
     generator = torch_generator(seed, f"init {name}")
     return MODELS[name](split, dim, **given, generator=generator)

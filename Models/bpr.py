@@ -1,10 +1,12 @@
 """BPR-MF: matrix factorisation trained on pairwise comparisons."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
 from Models.factor_model import FactorModel
-from Models.recommender import embedding_table
+from Models.recommender import embedding_table, user_table
 from Utils.split import Split
 
 
@@ -14,9 +16,11 @@ class BPR(FactorModel):
     Source: Rendle et al., "BPR: Bayesian Personalized Ranking from Implicit Feedback", UAI 2009.
     """
 
+    by_users: ClassVar = True
+
     def __init__(self, split: Split, dim: int, generator: torch.Generator | None = None) -> None:
         super().__init__(split, dim)
-        self.user = embedding_table(split.num_users, dim, generator)
+        self.user = user_table(split, dim, generator)
         self.item = embedding_table(split.num_items, dim, generator)
 
     def factors(self) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from Models.factor_model import FactorModel
-from Models.recommender import embedding_table
+from Models.recommender import embedding_table, user_table
 from Utils.dataset import Pairs
 from Utils.split import Split
 
@@ -24,6 +24,7 @@ class CML(FactorModel):
     """
 
     options: ClassVar = {"margin": float}
+    by_users: ClassVar = True
 
     def __init__(
         self,
@@ -34,7 +35,7 @@ class CML(FactorModel):
     ) -> None:
         super().__init__(split, dim)
         self.margin = margin
-        self.user = embedding_table(split.num_users, dim, generator)
+        self.user = user_table(split, dim, generator)
         self.item = embedding_table(split.num_items, dim, generator)
 
     def factors(self) -> tuple[Tensor, Tensor]:

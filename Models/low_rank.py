@@ -4,7 +4,9 @@ import torch
 from torch import Tensor
 
 from Models.recommender import Recommender
+from Models.shared_teacher import SharedTeacher
 from Models.teacher import CHUNK, Teacher
+from Utils import processes
 from Utils.errors import UserError
 from Utils.seeding import torch_generator
 
@@ -22,6 +24,26 @@ def spectral_start(student: Recommender, teacher: Teacher) -> None:
         than the student is large.
     """
     require_assignable(student)
+    if isinstance(teacher, SharedTeacher):
+        _shared_start(student, teacher)
+        return
+    student.assign(*_best_factors(student, teacher))
+
+
+def _shared_start(student: Recommender, teacher: SharedTeacher) -> None:
+    """Have process 0 compute the factors, and each take those of its users."""
+    users = items = None
+    with processes.first_alone():
+        if processes.is_first():
+            users, items = _best_factors(student, teacher.whole)
+    mine, theirs = student.encode()
+    if items is None:
+        items = torch.empty_like(theirs)
+    student.assign(processes.scattered(users, mine, teacher.split.bounds), items)
+    # process 0 has the items; the others take them over when the run begins
+
+
+def _best_factors(student: Recommender, teacher: Teacher) -> tuple[Tensor, Tensor]:
     factors = teacher.encode() or leading_factors(teacher, student.dim + EXTRA)
     rank = min(*factors[0].shape, *factors[1].shape)
     if student.dim > rank:
@@ -29,7 +51,7 @@ def spectral_start(student: Recommender, teacher: Teacher) -> None:
             f"--dim {student.dim}: the scores are of rank {rank} ({teacher.describe()}); a student "
             f"that starts from them is at most as large"
         )
-    student.assign(*low_rank_factors(*factors, student.dim))
+    return low_rank_factors(*factors, student.dim)
 
 
 def require_assignable(student: Recommender) -> None:

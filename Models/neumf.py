@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from Models.recommender import Recommender, embedding_table, looked_up
+from Models.recommender import Recommender, embedding_table, looked_up, user_table
 from Utils.dataset import Pairs
 from Utils.errors import UserError
 from Utils.sampled_product import sampled_product
@@ -31,6 +31,7 @@ class NeuMF(Recommender):
     """
 
     options: ClassVar = {"num_layers": int}
+    by_users: ClassVar = True
 
     def __init__(
         self,
@@ -47,9 +48,13 @@ class NeuMF(Recommender):
                 f"--num_layers {num_layers}: layers that halve from {dim} units end below one; "
                 f"use {dim.bit_length()} or fewer"
             )
-        sizes = {"user": split.num_users, "item": split.num_items}
         self.gmf, self.mlp = (
-            nn.ModuleDict({kind: embedding_table(n, dim, generator) for kind, n in sizes.items()})
+            nn.ModuleDict(
+                {
+                    "user": user_table(split, dim, generator),
+                    "item": embedding_table(split.num_items, dim, generator),
+                }
+            )
             for _ in range(2)
         )
         self.hidden = nn.ModuleList(map(nn.Linear, widths, widths[1:]))

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from Utils.dataset import Asked, Batch, PairSampler
 from Utils.errors import UserError
+from Utils.processes import CHUNK, Share, UserTable
 from Utils.split import Split
 
 INIT_STD = 0.01  # of embeddings, as in the code of the DE-RRD authors and of NeuMF's followers
@@ -25,6 +26,8 @@ class Recommender(nn.Module, ABC):
     sampler : makes the batches that ``loss`` takes.
     unused : settings of training that have no meaning for the model.
     in_order : whether scores depend on what a user took last; see ``encode_before``.
+    by_users : whether all that it knows of a user is a row of its ``user_table``, so that several
+        processes can share the users out.
     whole_tables : whether the loss learns from all rows of tables, and not from those of a batch.
     by_rows : whether gradients of tables are to be of the rows that a step looks at, and of no
         others, for ``RowAdam``.
@@ -34,6 +37,7 @@ class Recommender(nn.Module, ABC):
     sampler: ClassVar[type] = PairSampler
     unused: ClassVar[tuple[str, ...]] = ()
     in_order: ClassVar[bool] = False
+    by_users: ClassVar[bool] = False
     whole_tables: ClassVar[bool] = False
     by_rows: bool = False
 
@@ -170,3 +174,23 @@ def embedding_table(count: int, dim: int, generator: torch.Generator | None = No
     table = nn.Embedding(count, dim, sparse=True)
     nn.init.normal_(table.weight, std=INIT_STD, generator=generator)
     return table
+
+
+def user_table(split: Split, dim: int, generator: torch.Generator | None = None) -> UserTable:
+    """Return a small random vector for each user: ``(num_users, dim)``.
+
+    A share of the users has the vectors that it would have among all, of which no more than a chunk
+    is made at a time. Chunks of 16 rows and more are drawn as one tensor would be.
+    """
+    if not isinstance(split, Share):
+        table = UserTable(split.num_users, dim, sparse=True)
+        nn.init.normal_(table.weight, std=INIT_STD, generator=generator)
+        return table
+    rows, count, mine = torch.empty(split.num_users, dim), split.bounds[-1], split.users
+    for start in range(0, max(count - 15, 1), CHUNK):
+        stop = count if start + CHUNK > count - 16 else start + CHUNK
+        drawn = torch.empty(stop - start, dim).normal_(std=INIT_STD, generator=generator)
+        first, last = max(start, mine.start), min(stop, mine.stop)
+        if first < last:
+            rows[first - mine.start : last - mine.start] = drawn[first - start : last - start]
+    return UserTable.from_pretrained(rows, freeze=False, sparse=True)

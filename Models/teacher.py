@@ -225,8 +225,19 @@ class TrainedTeacher(Teacher):
 
     def _top(self, kind: str, count: int) -> Tensor:
         """Read the lists, best first; make and keep them if they are missing, short or foreign."""
+        top = self.kept_lists(kind, count)
+        if top is None:
+            top = top_lists(self.model, self.asked, kind, count, self.path.parent)
+            self.keep_lists(kind, top)
+        return top
+
+    def _path_of_lists(self, kind: str) -> Path:
         of_state = f"{self.path.stem}_" if self.path.stem.startswith("state") else ""
-        path = self.path.with_name(f"{of_state}top_{kind}.npz")
+        return self.path.with_name(f"{of_state}top_{kind}.npz")
+
+    def kept_lists(self, kind: str, count: int) -> Tensor | None:
+        """Return lists of ``kind``, if so long ones of this teacher are in its file."""
+        path = self._path_of_lists(kind)
         if path.exists():
             kept = read_npz(path, ["top", "teacher_sha256"])
             sizes = self.asked.num_users, self.asked.num_items
@@ -238,13 +249,15 @@ class TrainedTeacher(Teacher):
                 if kept["top"].shape[1] >= count:
                     top = kept["top"][:, :count].astype(np.int32, copy=False)
                     return torch.from_numpy(top).to(self.device)
-        top = top_lists(self.model, self.asked, kind, count, path.parent)
+        return None
+
+    def keep_lists(self, kind: str, top: Tensor) -> None:
+        """Write lists of ``kind`` into its file."""
         try:
-            with write_whole(path) as file:
+            with write_whole(self._path_of_lists(kind)) as file:
                 write_npz(file, {"top": top.cpu().numpy(), "teacher_sha256": self.sha256})
         except UserError as error:
             warn(f"the teacher's lists are not kept: {error}")
-        return top
 
 
 class _States(Sequence):
@@ -263,12 +276,18 @@ class _States(Sequence):
 
 
 def top_lists(
-    model: Recommender, split: Split | Asked, kind: str, count: int, folder: Path | None = None
+    model: Recommender,
+    split: Split | Asked,
+    kind: str,
+    count: int,
+    folder: Path | None = None,
+    first: int = 0,
 ) -> Tensor:
     """Return a ``Recommender``'s best ``count`` items of each user, best first, or the mirror.
 
     ``(num_users, count)`` int32 for ``kind`` items, ``(num_items, count)`` for users; on a CPU, if
-    they are many, in a file of ``folder``. Training pairs are left out.
+    they are many, in a file of ``folder``. Training pairs are left out. The model knows the first
+    user, or item, by the number ``first``.
 
     Raises
     ------
@@ -288,7 +307,8 @@ def top_lists(
     device = next(model.parameters()).device
     score = model.score_all if kind == "items" else partial(_scores_of_items, model)
     size = max(min(CHUNK, HELD // num_columns), 1)
-    best = best_lists(score, torch.arange(num_rows, device=device), (rows, columns), count, size)
+    queries = torch.arange(first, first + num_rows, device=device)
+    best = best_lists(score, queries, (rows, columns), count, size)
     top = torch.from_numpy(room_for((num_rows, count), np.int32, folder))
     for part, (found, _) in zip(top.split(size), best, strict=True):
         part.copy_(found)

@@ -1,6 +1,6 @@
 """Mini-batches for training: shuffled pairs with a fresh negative for each; users; items."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from Utils.errors import UserError
+from Utils.processes import own, whole_of
 from Utils.seeding import torch_generator
 from Utils.split import NEXT_ITEMS, Split
 
@@ -62,6 +63,25 @@ class Asked(NamedTuple):
 Batch = Pairs | Users | Items | Sequences
 
 
+def _in_steps(order: Tensor, batch_size: int, total: int) -> Sequence[Tensor]:
+    """Cut a random order into batches; a share of a ``total`` into as many as the whole has.
+
+    Raises
+    ------
+    UserError
+        If there is not something for each.
+    """
+    if len(order) == total:
+        return order.split(batch_size)
+    steps = -(-total // batch_size)
+    if len(order) < steps:
+        raise UserError(
+            f"--batch_size {batch_size}: an epoch has {steps:,} steps, and the share of a process "
+            f"is {len(order):,}; use larger batches or fewer processes"
+        )
+    return order.tensor_split(steps)
+
+
 class PairSampler:
     """Training pairs in random order, each with one uniform negative, redrawn every epoch.
 
@@ -77,14 +97,15 @@ class PairSampler:
         self.negatives = Negatives(split, device)
         self.users = torch.from_numpy(split.train_users).to(device)  # those of the sorted pairs
         self.batch_size, self.seed = batch_size, seed
+        self.total = len(whole_of(split).train_users)
 
     def epoch(self, epoch: int) -> Iterator[Pairs]:
         """Yield batches until every pair was seen once."""
         device, num_items = self.users.device, self.negatives.num_items
-        generator = torch_generator(self.seed, "batches", epoch, device)
+        generator = torch_generator(self.seed, own("batches"), epoch, device)
         order = torch.randperm(len(self.users), generator=generator, device=device)
         negatives = self.negatives.draw(self.users, generator)
-        steps = order.split(self.batch_size)
+        steps = _in_steps(order, self.batch_size, self.total)
         for first in range(0, len(steps), TOGETHER):  # all at once would be held twice
             some = steps[first : first + TOGETHER]
             pairs, sizes = torch.cat(some), list(map(len, some))
@@ -104,13 +125,15 @@ class UserSampler:
     ) -> None:
         (self.kind,) = self.batch._fields
         self.count, self.batch_size = getattr(split, f"num_{self.kind}"), batch_size
+        self.total = getattr(whole_of(split), f"num_{self.kind}")
         self.seed, self.device = seed, device
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """Yield batches until everyone was seen once."""
-        generator = torch_generator(self.seed, f"batches of {self.kind}", epoch, self.device)
+        purpose = own(f"batches of {self.kind}")
+        generator = torch_generator(self.seed, purpose, epoch, self.device)
         order = torch.randperm(self.count, generator=generator, device=self.device)
-        yield from map(self.batch, order.split(self.batch_size))
+        yield from map(self.batch, _in_steps(order, self.batch_size, self.total))
 
 
 class ItemSampler(UserSampler):

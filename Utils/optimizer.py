@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adam import adam
 
+from Utils import processes
 from Utils.errors import UserError
 from Utils.files import require_like
+from Utils.processes import Exchange, UserTable
 
 BYTES = 16  # for each parameter in training: it, its gradient and Adam's two moments, float32
 BYTES_OF_ROWS = 12  # the same where gradients are of a batch's rows alone
@@ -102,7 +104,7 @@ class RowAdam(DenseAdam):
             if isinstance(table, nn.Embedding) and table.sparse:
                 self.names[table.weight] = name
                 table.register_forward_pre_hook(
-                    lambda table, ids: self._catch_up(table.weight, ids[0].unique().long())
+                    lambda table, ids: self._before_look_up(table.weight, ids[0])
                 )
                 self.state[table.weight] = {
                     "step": torch.zeros((), device=table.weight.device),
@@ -166,6 +168,10 @@ class RowAdam(DenseAdam):
                 rows = torch.arange(start, min(start + BLOCK, len(table)), device=table.device)
                 self._catch_up(table, rows)
 
+    def _before_look_up(self, table: nn.Parameter, ids: Tensor) -> None:
+        """Have the rows of a look-up as all steps have them."""
+        self._catch_up(table, ids.unique().long())
+
     @torch.no_grad()
     def _catch_up(self, table: nn.Parameter, rows: Tensor) -> None:
         """Bring some rows, each once, to where all steps have them."""
@@ -197,10 +203,65 @@ class RowAdam(DenseAdam):
         self._note_steps()
 
 
+class SharedRowAdam(RowAdam):
+    """``RowAdam`` of several processes, each of which updates its share of the rows in common.
+
+    A row of a table in common has an owner, who alone knows its moments. Before a look-up, each
+    process asks the owners for the rows of its batch; at the step, it sends them the gradients. So
+    the work of a batch is shared out, and what is sent does not grow with tables. All processes
+    look up as often in a step. ``catch_up`` gives all rows to all.
+
+    Attributes
+    ----------
+    bounds : of each table in common: process k owns the rows from ``bounds[k]`` to
+        ``bounds[k + 1]``.
+    """
+
+    def __init__(self, modules: nn.Module, lr: float, weight_decay: float) -> None:
+        super().__init__(modules, lr, weight_decay)
+        parts = processes.count()
+        apart = {each.weight for each in modules.modules() if isinstance(each, UserTable)}
+        self.bounds = {
+            table: [len(table) * part // parts for part in range(parts + 1)]
+            for table in self.names
+            if table not in apart
+        }
+        self.asked: dict[nn.Parameter, list[Exchange]] = {table: [] for table in self.bounds}
+
+    def _before_look_up(self, table: nn.Parameter, ids: Tensor) -> None:
+        if table not in self.bounds:
+            super()._before_look_up(table, ids)
+        elif torch.is_grad_enabled():  # else, between epochs, all have all rows
+            exchange = Exchange(ids.flatten().long(), self.bounds[table])
+            self._catch_up(table, exchange.owned)
+            exchange.fetch(table.data)
+            self.asked[table].append(exchange)
+
+    def _step_rows(self, table: nn.Parameter, name: str) -> None:
+        if table in self.bounds and table.grad.is_sparse:
+            rows, asked = table.grad._indices()[0], self.asked[table]
+            # of a single look-up, the owners know already which rows they are
+            known = asked[0] if len(asked) == 1 else None
+            exchange = known or Exchange(rows, self.bounds[table])
+            table.grad = torch.sparse_coo_tensor(
+                exchange.owned.unsqueeze(0), exchange.summed(table.grad._values()), table.shape,
+                check_invariants=False, is_coalesced=True,
+            )  # fmt: skip
+            asked.clear()
+        super()._step_rows(table, name)
+
+    def catch_up(self) -> None:
+        """Bring all rows of all tables to where all steps have them, on all processes."""
+        super().catch_up()
+        for table, bounds in self.bounds.items():
+            processes.share_rows(table.data, bounds)
+
+
 def new_optimizer(args: Any, modules: nn.Module) -> DenseAdam:
     """Return the optimiser of ``modules`` that a script's settings describe."""
     if getattr(args, "optimizer", "dense") == "rows":
-        return RowAdam(modules, args.lr, args.reg)
+        kind = RowAdam if processes.count() == 1 else SharedRowAdam
+        return kind(modules, args.lr, args.reg)
     return DenseAdam(modules.parameters(), args.lr, args.reg)
 
 

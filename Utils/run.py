@@ -4,7 +4,6 @@ import contextlib
 import os
 import platform
 import resource
-import shlex
 import shutil
 import signal
 import sys
@@ -20,9 +19,10 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from Utils import processes
 from Utils.commit import git_commit
 from Utils.errors import UserError, warn
-from Utils.evaluation import Evaluator
+from Utils.evaluation import Evaluator, metrics
 from Utils.files import (
     disk_errors,
     lock_folder,
@@ -35,6 +35,7 @@ from Utils.files import (
     write_whole,
 )
 from Utils.optimizer import RowAdam, new_optimizer
+from Utils.processes import Parts, agreed, gathered, is_first, whole_of
 from Utils.run_folder import (
     RUN_FORMAT,
     RunFolder,
@@ -56,7 +57,8 @@ class Run:
     Parameters
     ----------
     args : the script's settings, with ``lr`` and ``reg`` if anything is trained.
-    split : the data, whose protocol says when and how the model is evaluated.
+    split : the data, whose protocol says when and how the model is evaluated; of several processes,
+        this one's share.
     model : the recommender that is trained, evaluated and kept.
     distillers : modules whose parameters are trained along and are not needed afterwards. Of two
         that are alike, each needs a name of its own, or they would draw the same.
@@ -97,6 +99,7 @@ class Run:
         self.optimizer = None  # where nothing is trained by gradients
         if "lr" in settings and any(each.requires_grad for each in self.modules.parameters()):
             self.optimizer = new_optimizer(args, self.modules)
+        self.parts = Parts(self.modules, split, getattr(self.optimizer, "bounds", None))
         self.device = next(model.parameters()).device
         self.evaluator = Evaluator(split, self.device)
         self.selection = Selection(args.selection, split.protocol, settings.get("patience"))
@@ -116,29 +119,48 @@ class Run:
 
     def __enter__(self) -> "Run":
         with contextlib.ExitStack() as stack:
-            folders = self.folder.logs, self.folder.checkpoints
-            for folder in folders:
-                with disk_errors(folder):
-                    folder.mkdir(parents=True, exist_ok=True)
-            with disk_errors(self.folder.checkpoints):
-                stack.enter_context(lock_folder(self.folder.checkpoints, wait=self.args.resume))
-            if self.args.overwrite:
-                for folder in folders:
-                    with disk_errors(folder):
-                        _empty(folder)
-            self.finished = is_finished(self.args, self.split)
+            with processes.first_alone():
+                if is_first():
+                    self._take_folders(stack)
+            self.finished = agreed(lambda: is_finished(self.args, self.split))
             if not self.finished:
                 with disk_errors(self.folder.logs):
                     self._start(stack)
             self.stack = stack.pop_all()
         return self
 
+    def _take_folders(self, stack: contextlib.ExitStack) -> None:
+        """Make the run's folders, hold them for this process, and empty them if that is wanted."""
+        folders = self.folder.logs, self.folder.checkpoints
+        for folder in folders:
+            with disk_errors(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+        with disk_errors(self.folder.checkpoints):
+            stack.enter_context(lock_folder(self.folder.checkpoints, wait=self.args.resume))
+        if self.args.overwrite:
+            for folder in folders:
+                with disk_errors(folder):
+                    _empty(folder)
+
     def _start(self, stack: contextlib.ExitStack) -> None:
         """Resume or begin, and open what the loop writes to."""
-        if self.folder.summary.exists() and self.folder.is_of(self.args):
+        if is_first() and self.folder.summary.exists() and self.folder.is_of(self.args):
             self.repeated, self.folder = self.folder, self.folder.again
             self.folder.logs.mkdir(exist_ok=True)
         resumed = self._resume()
+        self.parts.equal()
+        if is_first():
+            self._prepare_folders(resumed)
+        self.log_file = self._open(stack, self.folder.log, "a" if resumed else "w")
+        self.metrics_file = self._open(stack, self.folder.curves, "w")
+        for row in self.history:
+            self._write_row(row)
+        self._greet()
+        handler = signal.signal(signal.SIGINT, self._on_interrupt)
+        stack.callback(signal.signal, signal.SIGINT, handler)
+
+    def _prepare_folders(self, resumed: bool) -> None:
+        """Leave in the run's folders what is of this run alone, and what it is of."""
         if self.folder.summary.exists() and not self.repeated:  # more epochs than before
             if not resumed:
                 raise UserError(
@@ -150,16 +172,9 @@ class Run:
             remove_leftovers(folder)
         if not (resumed and self.folder.is_of(self.args)):
             self._write_config()
-        self.log_file = self._open(stack, self.folder.log, "a" if resumed else "w")
-        self.metrics_file = self._open(stack, self.folder.curves, "w")
-        for row in self.history:
-            self._write_row(row)
-        self._greet()
-        handler = signal.signal(signal.SIGINT, self._on_interrupt)
-        stack.callback(signal.signal, signal.SIGINT, handler)
 
     def _open(self, stack: contextlib.ExitStack, path: Path, mode: str) -> IO[str]:
-        file = open(path, mode)
+        file = open(path if is_first() else os.devnull, mode)
 
         def close() -> None:
             with contextlib.suppress(OSError):  # every line was flushed, or its error reported
@@ -170,23 +185,10 @@ class Run:
 
     def _resume(self) -> bool:
         """Load the last checkpoint, if there is one and it is wanted."""
-        path = self.folder.last
-        if not path.exists():
+        path, remedy = self.folder.last, "--overwrite starts again"
+        last = self.parts.mine(path, self._read_last() if is_first() else None, self.device)
+        if last is None:
             return False
-        if not self.args.resume:
-            raise UserError(
-                f"{self.folder.logs}: holds an unfinished run; --resume goes on, --overwrite "
-                f"starts again"
-            )
-        if not self.folder.best.exists():
-            warn(f"{path}: the best weights are not beside it, so training starts again")
-            return False
-        last = read_checkpoint(path, self.identity, self.device)
-        remedy = "--overwrite starts again"
-        settings = last.get("settings")
-        if not isinstance(settings, dict):
-            raise UserError(f"{path}: does not say with which settings; {remedy}")
-        refuse(self.folder.logs, differences(settings, self.args, longer=True))
         require_like(path, "weights", last.get("modules"), self.modules.state_dict(), remedy)
         self.modules.load_state_dict(last["modules"])
         if self.optimizer:
@@ -198,18 +200,39 @@ class Run:
             self.selection.update(row["epoch"], row)
         return True
 
+    def _read_last(self) -> dict[str, Any] | None:
+        """Return the last checkpoint, if there is one of this run; of all users."""
+        path = self.folder.last
+        if not path.exists():
+            return None
+        if not self.args.resume:
+            raise UserError(
+                f"{self.folder.logs}: holds an unfinished run; --resume goes on, --overwrite "
+                f"starts again"
+            )
+        if not self.folder.best.exists():
+            warn(f"{path}: the best weights are not beside it, so training starts again")
+            return None
+        device = self.device if processes.count() == 1 else torch.device("cpu")
+        last = read_checkpoint(path, self.identity, device)
+        settings = last.get("settings")
+        if not isinstance(settings, dict):
+            raise UserError(f"{path}: does not say with which settings; --overwrite starts again")
+        refuse(self.folder.logs, differences(settings, self.args, longer=True))
+        return last
+
     def _write_config(self) -> None:
         config = {
             "format": RUN_FORMAT,
             "script": self.script,
-            "command": _command(self.script),
+            "command": processes.command(self.script, *_flags()),
             "settings": asdict(self.args),
             "data": {
                 "source_sha256": self.split.source_sha256,
                 "split_sha256": self.split.sha256,
-                "num_users": self.split.num_users,
+                "num_users": whole_of(self.split).num_users,
                 "num_items": self.split.num_items,
-                "num_train": len(self.split.train_users),
+                "num_train": len(whole_of(self.split).train_users),
             },
             "versions": {
                 "python": platform.python_version(),
@@ -220,6 +243,7 @@ class Run:
             "git_commit": git_commit(),
             "device": self._describe_device(),
             "threads": torch.get_num_threads(),
+            "processes": processes.count(),
         }
         write_json(self.folder.config, config)
 
@@ -227,15 +251,20 @@ class Run:
         settings = " ".join(f"{key}={value}" for key, value in asdict(self.args).items())
         self._say(f"{self.script}: {settings}")
         self._say(self.split.describe())
+        several = f"{processes.count()} x " * (processes.count() > 1)
         self._say(
-            f"{self.identity['model']} d={self.args.dim}: {self.model.num_parameters():,} "
-            f"parameters, on {self._describe_device()} (CPU threads: {torch.get_num_threads()}), "
-            f"to {self.folder.logs}"
+            f"{self.identity['model']} d={self.args.dim}: {self._num_parameters():,} "
+            f"parameters, on {several}{self._describe_device()} (CPU threads: "
+            f"{torch.get_num_threads()}), to {self.folder.logs}"
         )
         for teacher in self.teachers:
             self._say(teacher.describe())
         if self.history:
             self._say(f"resumed after epoch {len(self.history) - 1}")
+
+    def _num_parameters(self) -> int:
+        """Return those of the model, of all users."""
+        return self.model.num_parameters() + self.parts.elsewhere
 
     def _describe_device(self) -> str:
         if self.device.type == "cuda":
@@ -266,7 +295,8 @@ class Run:
                 self._end_epoch(epoch)
         self._save()
         self._finish()
-        self._summarize()
+        if is_first():
+            self._summarize()
 
     def _begin_epoch(self, epoch: int) -> None:
         self.num_batches = 0
@@ -282,6 +312,7 @@ class Run:
         """
         if self.optimizer:
             loss.backward()
+            self.parts.sum_gradients()
             self.optimizer.step()
             self.model.after_step()
         self.part_names = list(parts)
@@ -313,31 +344,50 @@ class Run:
             self.optimizer.catch_up()
             self.model.after_step()
         evaluating = time.perf_counter()
-        metrics, ranks = {}, {}
+        found, ranks = {}, {}
         if epoch % self.split.protocol.every == 0:
-            metrics, ranks = self.evaluator.evaluate(self.model)
+            found, ranks = self._evaluate()
         done = time.perf_counter()
         took = {"train": evaluating - self.started, "eval": done - evaluating}
         for part, seconds in took.items():
             self.seconds[part] += seconds
-        self.history.append({"epoch": epoch} | losses | metrics)
+        self.history.append({"epoch": epoch} | losses | found)
         self._require_logs()
         with disk_errors(self.folder.logs):
             self._write_row(self.history[-1])
-        if metrics and self.selection.update(epoch, metrics):
+        if found and self.selection.update(epoch, found):
             weights = {key: value.clone() for key, value in self.model.state_dict().items()}
             self.best = {"epoch": epoch, "weights": weights, "ranks": ranks}
         self.states.keep(epoch, lambda: self._weights(epoch, self.model.state_dict()))
         self._keep_arrays(epoch)
-        self._report(losses, metrics, took)
-        if time.perf_counter() - self.saved_at > self.saving_took / CHECKPOINT_SHARE:
+        self._report(losses, found, took)
+        since = time.perf_counter() - self.saved_at
+        if agreed(lambda: since > self.saving_took / CHECKPOINT_SHARE):
             self._save()
-        if self.interrupted:
+        if processes.total(torch.tensor(int(self.interrupted))):
             self._save()
+            processes.agreed(lambda: None)  # process 0 has written it
             raise UserError(
                 f"interrupted; epochs up to {epoch} are kept, and this goes on: "
-                f"{_command(sys.argv[0], '--resume')}"
+                f"{processes.resuming(sys.argv[0])}"
             )
+
+    def _evaluate(self) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """Return the metrics, on all processes, and on process 0 the ranks; each ranks its own."""
+        if processes.count() == 1:
+            return self.evaluator.evaluate(self.model)
+        ranks, whole = self.evaluator.ranks(self.model), whole_of(self.split)
+        parts = {part: getattr(whole, part) for part in ranks}
+        for part, held_out in parts.items():
+            bounds = held_out.starts[self.split.bounds].tolist()
+            ranks[part] = gathered(ranks[part], bounds)
+        return agreed(
+            lambda: {
+                f"{part}_{name}": value
+                for part, held_out in parts.items()
+                for name, value in metrics(ranks[part], held_out, whole.protocol).items()
+            }
+        ), ranks
 
     def _keep_arrays(self, epoch: int) -> None:
         last = epoch + 1 == self.most or self.selection.stops
@@ -352,12 +402,15 @@ class Run:
         if self.num_batches == 0:  # a method without training
             return {}
         losses = self.losses[: self.num_batches].double().cpu()  # the epoch's only synchronisation
+        processes.total(losses)
         if not losses.isfinite().all():
             batch = int((~losses.isfinite()).any(dim=1).nonzero()[0])
             values = zip(names, losses[batch].tolist(), strict=True)
             bad = " and ".join(
                 f"{name} is {value}" for name, value in values if not isfinite(value)
             )
+            with contextlib.suppress(UserError):  # here, where all processes are
+                self._save_best()
             raise UserError(
                 f"epoch {epoch}, batch {batch}: {bad}; try a smaller --lr (now {self.args.lr}) or "
                 f"loss weight; the best checkpoint is kept"
@@ -417,14 +470,16 @@ class Run:
         """Write the state after the last whole epoch, and the best weights if they are new."""
         start = time.perf_counter()
         self._save_best()
+        moments = self.optimizer.state_dict() if self.optimizer else None
         last = {
             "settings": asdict(self.args),
-            "modules": self.modules.state_dict(),
-            "optimizer": self.optimizer.state_dict() if self.optimizer else None,
+            "modules": self.parts.whole(self.modules.state_dict()),
+            "optimizer": self.parts.whole(moments),
             "history": self.history,
             "seconds": self.seconds,
         }
-        write_checkpoint(self.folder.last, self.identity | last)
+        if is_first():
+            write_checkpoint(self.folder.last, self.identity | last)
         self.saved_at = time.perf_counter()
         self.saving_took = self.saved_at - start
 
@@ -433,8 +488,10 @@ class Run:
             return
         self._require_logs()
         best, self.best = self.best, None
-        write_checkpoint(self.folder.best, self._weights(best["epoch"], best["weights"]))
-        self._write_ranks(best["epoch"], best["ranks"])
+        weights = self._weights(best["epoch"], self.parts.whole(best["weights"]))
+        if is_first():
+            write_checkpoint(self.folder.best, weights)
+            self._write_ranks(best["epoch"], best["ranks"])
 
     def _weights(self, epoch: int, weights: dict[str, Tensor]) -> dict[str, Any]:
         return self.identity | {"epoch": epoch, "finished": False, "weights": weights}
@@ -443,23 +500,28 @@ class Run:
         arrays = {part: values.numpy() for part, values in ranks.items()}
         save = np.savez
         if not has_all_users(self.split.name):  # else, there is one a user
-            arrays |= {f"{part}_starts": getattr(self.split, part).starts for part in ranks}
+            whole = whole_of(self.split)
+            arrays |= {f"{part}_starts": getattr(whole, part).starts for part in ranks}
             save = np.savez_compressed  # many for a user, which weigh more in logs/ than all else
         with write_whole(self.folder.ranks) as file:
             save(file, **arrays, epoch=epoch, split_sha256=self.split.sha256)
 
     def _finish(self) -> None:
         """Say in the best checkpoint that training came to its end."""
-        path = self.folder.best
+        path, best = self.folder.best, None
         remedy = "--overwrite starts again"
-        best = read_checkpoint(path, self.identity, torch.device("cpu"), remedy)
-        if not self.folder.ranks.exists():  # logs/ was lost, and the run went on
-            weights = best.get("weights")
+        if is_first():
+            best = read_checkpoint(path, self.identity, torch.device("cpu"), remedy)
+        if agreed(lambda: not self.folder.ranks.exists()):  # logs/ was lost, and the run went on
+            weights = self.parts.mine(path, best and best.get("weights"), self.device)
             require_like(path, "weights", weights, self.model.state_dict(), remedy)
             self.model.load_state_dict(weights)
-            self._write_ranks(self.selection.best_epoch, self.evaluator.ranks(self.model))
-        write_checkpoint(path, best | {"finished": True})
-        self.states.finish(self.selection.best_epoch)
+            ranks = self._evaluate()[1]
+            if is_first():
+                self._write_ranks(self.selection.best_epoch, ranks)
+        if is_first():
+            write_checkpoint(path, best | {"finished": True})
+            self.states.finish(self.selection.best_epoch)
 
     def _summarize(self) -> None:
         protocol = self.split.protocol
@@ -487,7 +549,7 @@ class Run:
             "epochs": len(self.history),
             "valid": chosen("valid"),
             "test": chosen("test"),
-            "num_parameters": self.model.num_parameters(),
+            "num_parameters": self._num_parameters(),
             "train_seconds": round(self.seconds["train"], 2),
             "eval_seconds": round(self.seconds["eval"], 2),
             "peak_rss_mb": round(peak / (1024**2 if sys.platform == "darwin" else 1024)),
@@ -519,7 +581,7 @@ class Run:
 
     def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
         with self.stack, contextlib.suppress(UserError):  # one error is enough: report the first
-            if error_type is not None:
+            if error_type is not None and processes.count() == 1:  # else, others may be gone
                 self._save_best()
 
 
@@ -553,10 +615,9 @@ def _empty(folder: Path) -> None:
             path.unlink()
 
 
-def _command(script: str, *more: str) -> str:
-    """Return the shell command for ``script`` with this process's flags and ``more``."""
-    flags = [flag for flag in sys.argv[1:] if flag not in ("--overwrite", *more)]
-    return shlex.join(["python", script, *flags, *more])
+def _flags() -> list[str]:
+    """Return this process's flags, without that which does nothing but delete."""
+    return [flag for flag in sys.argv[1:] if flag != "--overwrite"]
 
 
 def _is_plain() -> bool:

@@ -16,7 +16,8 @@ from typing import Any, ClassVar, Literal
 import torch
 import tyro
 
-from Utils.errors import UserError, in_one_line
+from Utils import processes
+from Utils.errors import UserError
 
 
 @dataclass
@@ -35,7 +36,7 @@ class RunSettings:
     data_dir: str = field(default_factory=lambda: os.environ.get("RECDISTILL_DATA", "datasets"))
     # auto takes CUDA where there is one
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    # CPU threads; 0 leaves the choice to PyTorch
+    # CPU threads; 0 leaves the choice to PyTorch, and of several processes gives each its share
     threads: int = 0
     # tells apart runs that differ in settings only: the folder becomes <method>-<name>
     name: str = ""
@@ -82,23 +83,29 @@ def method_of(settings: type) -> str:
     return Path(sys.modules[settings.__module__].__file__ or "").stem.removeprefix("main_")
 
 
-def launch(main: Callable[[Any], None], settings: type, description: str) -> None:
-    """Parse the command line, call ``main``, and turn errors into a line and exit status 2."""
+def launch(
+    main: Callable[[Any], None], settings: type, description: str, on_several: bool = False
+) -> None:
+    """Parse the command line, call ``main``, and turn errors into a line and exit status 2.
+
+    ``on_several``: whether the script may run on several processes, see ``Utils.processes``.
+    """
     if callable(signal.getsignal(signal.SIGINT)):  # it is not ignored
         with contextlib.suppress(ValueError):  # not in the main thread
             signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        main(
-            tyro.cli(
-                settings,
-                description=f"{description}\n{settings.__doc__}",
-                config=(tyro.conf.FlagCreatePairsOff,),
-                use_underscores=True,
+        with processes.joined(on_several):
+            main(
+                tyro.cli(
+                    settings,
+                    description=f"{description}\n{settings.__doc__}",
+                    config=(tyro.conf.FlagCreatePairsOff,),
+                    use_underscores=True,
+                )
             )
-        )
-        sys.stdout.flush()
+            sys.stdout.flush()
     except (Exception, KeyboardInterrupt) as error:
-        text = in_one_line(error)
+        text = processes.last_words(error)
         if text is None:
             raise
         with contextlib.suppress(ValueError):  # not in the main thread
@@ -107,8 +114,9 @@ def launch(main: Callable[[Any], None], settings: type, description: str) -> Non
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         stopped = isinstance(error, KeyboardInterrupt | BrokenPipeError)
         if stopped and hasattr(settings, "resume"):
-            text += "; --resume goes on from the last checkpoint"
-        print(f"{Path(sys.argv[0]).name}: {text}", file=sys.stderr)
+            text += "; --resume goes on from the last checkpoint" * bool(text)
+        if text:
+            print(f"{Path(sys.argv[0]).name}: {text}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -119,8 +127,9 @@ def use_device(settings: RunSettings) -> torch.device:
         raise UserError(
             f"--threads {settings.threads}: this machine has {cores} cores; use {cores} or fewer"
         )
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
+    share = cores // processes.on_this_machine() if processes.count() > 1 else 0
+    if settings.threads or share:
+        torch.set_num_threads(settings.threads or share)
     _keep_freed_memory()
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: PyTorch sees no CUDA device; use --device cpu")

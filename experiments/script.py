@@ -10,7 +10,7 @@ import torch
 from experiments.estimate import estimate
 from experiments.settings import resolve
 from Models import MODELS
-from Utils import settings
+from Utils import processes, settings
 from Utils.errors import UserError, require_known
 from Utils.run_folder import is_finished
 from Utils.settings import RunSettings, use_device
@@ -165,9 +165,14 @@ class AssistantSettings(DistillationSettings):
         return super().irrelevant() | ({"num_TAs"} if self.TA_dims else set())
 
 
-def launch(main: Main, kind: type, description: str) -> None:
-    """Start a script from its command line; errors are a line and exit status 2."""
-    settings.launch(lambda args: start(main, kind, given_on(args, sys.argv[1:])), kind, description)
+def launch(main: Main, kind: type, description: str, on_several: bool = False) -> None:
+    """Start a script from its command line; errors are a line and exit status 2.
+
+    ``on_several``: whether its loss is a sum over users, which several processes can share.
+    """
+    settings.launch(
+        lambda args: start(main, kind, given_on(args, sys.argv[1:])), kind, description, on_several
+    )
 
 
 def given_on(args: Any, words: list[str]) -> dict[str, Any]:
@@ -181,16 +186,21 @@ def start(main: Main, kind: type, given: dict[str, Any]) -> None:
 
     Parameters
     ----------
-    main : takes the settings, the split and the device.
+    main : takes the settings, the split and the device. Of several processes, each calls it with
+        the split of its share of the users.
     kind : the script's settings, of which ``given`` are chosen; see ``resolve`` for the others.
     """
     args, said = resolve(kind, given)
     print(said)
     device = use_device(args)
-    split = split_of(args)
+    if processes.count() > 1 and getattr(args, "keep_states", 0):
+        raise UserError(f"--keep_states {args.keep_states}: one process keeps states; leave it out")
+    with processes.first_alone():
+        split = split_of(args)
     require_known("--selection", args.selection, split.protocol.rules)
     _require_use(args, given)
-    if not is_finished(args, split):
+    if not processes.agreed(lambda: is_finished(args, split)):
+        split = processes.share_of(split)
         if args.dataset not in DATASETS:
             print(estimate(args, split), flush=True)
         main(args, split, device)

@@ -14,7 +14,9 @@ from experiments.settings import SIZES, load_script, resolve
 from Models import MODELS
 from Models.ensemble import EnsembleTeacher
 from Models.given_teacher import read_given
+from Models.shared_teacher import SharedTeacher
 from Models.teacher import Teacher, TrainedTeacher, read_teacher
+from Utils import processes
 from Utils.errors import UserError, require_known, warn
 from Utils.run_folder import RunFolder, differences, in_words
 from Utils.split import Split
@@ -35,7 +37,7 @@ def load_teacher(args: Any, split: Split, device: torch.device) -> Teacher:
     one's teacher; or factors or lists, see ``Utils.teacher_files``. If it is empty, the teacher is
     the run of ``main_no_KD.py`` with ``args.teacher_dim`` on the same data set, split and seed.
     ``args.teacher_dim`` is its size afterwards, if it has one. ``args.teachers`` are several, see
-    ``load_ensemble``.
+    ``load_ensemble``. For a share of the users, process 0 is the first to look for it.
 
     Raises
     ------
@@ -44,6 +46,10 @@ def load_teacher(args: Any, split: Split, device: torch.device) -> Teacher:
         teacher's place has other settings, or if there are to be assistants of a teacher without
         representations.
     """
+    if isinstance(split, processes.Share):
+        with processes.first_alone():
+            teacher = load_teacher(args, split.whole, device)
+        return SharedTeacher(teacher, split)
     if args.teachers:
         return load_ensemble(args, split, device)
     path, remedy = Path(args.teacher), "name another --teacher, or none to have one trained"
@@ -274,7 +280,7 @@ def trained_run(method: str, given: dict[str, Any], split: Split, role: str = "t
 def _run(command: list[str]) -> int:
     """Run a command to its end, which Ctrl-C reaches, too, and return its exit status."""
     interrupted = 0
-    with subprocess.Popen(command) as process:
+    with subprocess.Popen(command, env=processes.alone()) as process:
         while True:
             try:
                 status = process.wait()

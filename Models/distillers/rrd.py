@@ -10,6 +10,7 @@ from Models.distillers.sampling import CHUNK, RankingLists
 from Models.recommender import Recommender
 from Models.teacher import Teacher
 from Utils.dataset import Pairs
+from Utils.processes import total
 
 
 class RRD(Distiller):
@@ -73,8 +74,8 @@ class RRD(Distiller):
         users, weights = self.learners(batch.users)
         scores = self.score(users, self.items[users])
         losses = relaxed_ranking_loss(scores[:, : self.num_above], scores[:, self.num_above :])
-        total = losses @ weights
-        return total / weights.sum().clamp_min(1) if self.variant == "paper" else total
+        loss = losses @ weights
+        return loss / total(weights.sum()).clamp_min(1) if self.variant == "paper" else loss
 
 
 def relaxed_ranking_loss(above: Tensor, below: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from Utils.dataset import chunks_of_pairs
 from Utils.errors import UserError
+from Utils.processes import own
 from Utils.seeding import Draws
 from Utils.split import Split
 
@@ -176,7 +177,7 @@ class RankingLists:
 
     def draw(self, epoch: int) -> tuple[Tensor, Tensor]:
         """Return this epoch's interesting ``(N, K)`` and uninteresting ``(N, L)`` ones, int64."""
-        generator = self.draws.generator(f"lists of {self.kind}", epoch, self.top.device)
+        generator = self.draws.generator(own(f"lists of {self.kind}"), epoch, self.top.device)
         drawn = [
             self._draw_chunk(top.long(), seen, generator)
             for top, seen in zip(self.top.split(self.size), self.seen, strict=True)
