@@ -160,6 +160,7 @@ def last_words(error: BaseException) -> str | None:
         patience = time.monotonic() + LINGER * is_first()
         while _meeting["store"].add("spoken", 0) < count() and time.monotonic() < patience:
             time.sleep(POLL)
+        time.sleep(3 * POLL * is_first())  # they are told so
         return "" if silent else text
     return text
 
