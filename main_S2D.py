@@ -46,6 +46,7 @@ class Settings(TrainingSettings, TeacherSettings):
     lr: float = 0.01  # learning rate of Adam
     reg: float = 1e-5  # weight decay of Adam, on all parameters
     batch_size: int = 256  # users a step, each with the scores of all items
+    on_several = True  # processes may share it: its loss is a sum over users
 
     from_zero: ClassVar[tuple[str, ...]] = (*TrainingSettings.from_zero, "num_samples")
     shares: ClassVar[tuple[str, ...]] = (*TrainingSettings.shares, "w")
@@ -76,4 +77,4 @@ def main(args: Settings, split: Split, device: Device) -> None:
 
 
 if __name__ == "__main__":
-    launch(main, Settings, __doc__, on_several=True)
+    launch(main, Settings, __doc__)

@@ -26,6 +26,7 @@ class Settings(ModelSettings):
     lr: float = 0.001  # learning rate of Adam
     reg: float = 0.001  # weight decay of Adam, on all parameters
     batch_size: int = 1024  # training pairs a step, each with one negative
+    on_several = True  # processes may share it: its loss is a sum over users
 
 
 # ---------------------------------------------------------------------------------------------
@@ -43,4 +44,4 @@ def main(args: Settings, split: Split, device: Device) -> None:
 
 
 if __name__ == "__main__":
-    launch(main, Settings, __doc__, on_several=True)
+    launch(main, Settings, __doc__)

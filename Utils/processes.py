@@ -28,7 +28,7 @@ from Utils.split import Split
 
 ADDRESS = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what torchrun says to each
 CHUNK = 2**16  # rows that are sent, or drawn, at a time
-LINGER = 1.0  # seconds in which process 0, which may have the notes, waits for who else speaks
+LINGER = 5.0  # seconds in which process 0, which may have the notes, waits for who else speaks
 POLL = 0.1  # seconds from one look to the next, while process 0 is at work alone
 
 Value = TypeVar("Value")
@@ -160,6 +160,7 @@ def last_words(error: BaseException) -> str | None:
         patience = time.monotonic() + LINGER * is_first()
         while _meeting["store"].add("spoken", 0) < count() and time.monotonic() < patience:
             time.sleep(POLL)
+        time.sleep(3 * POLL * is_first())  # they are told so
         return "" if silent else text
     return text
 

@@ -83,18 +83,16 @@ def method_of(settings: type) -> str:
     return Path(sys.modules[settings.__module__].__file__ or "").stem.removeprefix("main_")
 
 
-def launch(
-    main: Callable[[Any], None], settings: type, description: str, on_several: bool = False
-) -> None:
+def launch(main: Callable[[Any], None], settings: type, description: str) -> None:
     """Parse the command line, call ``main``, and turn errors into a line and exit status 2.
 
-    ``on_several``: whether the script may run on several processes, see ``Utils.processes``.
+    On several processes, see ``Utils.processes``, if the settings say ``on_several``.
     """
     if callable(signal.getsignal(signal.SIGINT)):  # it is not ignored
         with contextlib.suppress(ValueError):  # not in the main thread
             signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        with processes.joined(on_several):
+        with processes.joined(getattr(settings, "on_several", False)):
             main(
                 tyro.cli(
                     settings,

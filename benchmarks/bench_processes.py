@@ -53,6 +53,8 @@ class Settings:
     lr: float = 0.001
     reg: float = 0.001
 
+    on_several = True
+
 
 def main(args: Settings) -> None:
     """Print the rows."""
@@ -106,4 +108,4 @@ def count_bytes() -> None:
 
 
 if __name__ == "__main__":
-    launch(main, Settings, __doc__, on_several=True)
+    launch(main, Settings, __doc__)

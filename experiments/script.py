@@ -165,14 +165,9 @@ class AssistantSettings(DistillationSettings):
         return super().irrelevant() | ({"num_TAs"} if self.TA_dims else set())
 
 
-def launch(main: Main, kind: type, description: str, on_several: bool = False) -> None:
-    """Start a script from its command line; errors are a line and exit status 2.
-
-    ``on_several``: whether its loss is a sum over users, which several processes can share.
-    """
-    settings.launch(
-        lambda args: start(main, kind, given_on(args, sys.argv[1:])), kind, description, on_several
-    )
+def launch(main: Main, kind: type, description: str) -> None:
+    """Start a script from its command line; errors are a line and exit status 2."""
+    settings.launch(lambda args: start(main, kind, given_on(args, sys.argv[1:])), kind, description)
 
 
 def given_on(args: Any, words: list[str]) -> dict[str, Any]:

@@ -88,9 +88,9 @@ def _be(place: dict, work: Callable[[], None], flags: tuple, said: tuple[Path, P
         os._exit(status)
 
 
-def script(module=main_no_KD, main: Callable | None = None, may: bool = True) -> Callable:
+def script(module=main_no_KD, main: Callable | None = None) -> Callable:
     """Return the work of a script that is started from its command line."""
-    return lambda: launch(main or module.main, module.Settings, "", on_several=may)
+    return lambda: launch(main or module.main, module.Settings, "")
 
 
 def read(name: str, folder: str = FOLDER) -> bytes:
@@ -328,7 +328,7 @@ def test_what_cannot_be_shared_out_is_refused(workdir, split, as_second, monkeyp
 
 
 def test_scripts_and_settings_that_cannot_are_refused(workdir):
-    refused = several(2, script(main_DE, may=False), *SMALL)
+    refused = several(2, script(main_DE), *SMALL)
     assert "runs as one process; start it with python, without torchrun" in the_line(refused)
     kept = several(2, script(), *SMALL, "--keep_states=2")
     assert "--keep_states 2: one process keeps states; leave it out" in the_line(kept)
