@@ -17,7 +17,7 @@ from Models.recommender import Recommender
 from Models.sasrec import SASRec
 from Models.sgl import SGL
 from Utils.errors import UserError, require_known
-from Utils.optimizer import require_memory
+from Utils.optimizer import by_rows, require_memory
 from Utils.processes import Share
 from Utils.seeding import torch_generator
 from Utils.split import Split
@@ -63,7 +63,7 @@ def new_model(args: Any, split: Split, device: torch.device) -> Recommender:
         As ``build_model``, if it is to learn from a teacher and is not trained in steps, or if only
         rows of tables are to be updated and it learns from whole ones.
     """
-    if getattr(args, "optimizer", "dense") == "rows" and MODELS[args.model].whole_tables:
+    if by_rows(args) and MODELS[args.model].whole_tables:
         raise UserError(
             f"--optimizer rows: {args.model} learns from all rows of its tables at each step, so "
             f"nothing would be gained; use --optimizer dense"

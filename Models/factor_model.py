@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -70,20 +71,17 @@ class FactorModel(Recommender):
             return super().vectors(users)
         return self.rows("user", users), self.rows("item", items)
 
-    def _listed(self, kind: str, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Return factors of users or items, and where ``ids`` stand there, as ``looked_up``."""
-        if not self.by_rows:
-            return self.table(kind), ids
-        values, places = ids.unique(return_inverse=True)
-        return self.rows(kind, values), places
-
     def score(self, users: Tensor, items: Tensor) -> Tensor:
         """Return inner products: ``(B,)`` and ``(B,)``, ``(B, K)`` or, for users, ``(B, K)``."""
         if users.dim() == items.dim():
             return (self.rows("user", users) * self.rows("item", items)).sum(dim=1)
         if users.dim() == 1:
-            return sampled_product(self.rows("user", users), *self._listed("item", items))
-        return sampled_product(self.rows("item", items), *self._listed("user", users))
+            return self._score_lists("user", users, "item", items)
+        return self._score_lists("item", items, "user", users)
+
+    def _score_lists(self, kind: str, ids: Tensor, other: str, columns: Tensor) -> Tensor:
+        listed = self._listed(self.table(other), partial(self.rows, other), columns)
+        return sampled_product(self.rows(kind, ids), *listed)
 
     def score_all(self, users: Tensor) -> Tensor:
         """Return inner products with all items: ``(B,) -> (B, num_items)``."""

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from Models.recommender import Recommender, embedding_table, looked_up, user_table
+from Models.recommender import Recommender, embedding_table, user_table
 from Utils.dataset import Pairs
 from Utils.errors import UserError
 from Utils.sampled_product import sampled_product
@@ -137,10 +137,10 @@ class NeuMF(Recommender):
     def _score_lists(self, kind: str, ids: Tensor, other: str, columns: Tensor) -> Tensor:
         """Return logits of ``(B,)`` users with ``(B, K)`` items, or the reverse."""
         gmf = self.gmf[kind](ids) * self.output.weight[0, : self.dim]
-        logits = sampled_product(gmf, *looked_up(self.gmf[other], columns, self.by_rows))
-        table = self.mlp[other]
+        factors, table = self.gmf[other], self.mlp[other]
+        logits = sampled_product(gmf, *self._listed(factors.weight, factors, columns))
         if self.by_rows or columns.numel() > table.num_embeddings:  # each vector once, not pair
-            vectors, columns = looked_up(table, columns, self.by_rows)
+            vectors, columns = self._listed(table.weight, table, columns)
             shares = self._first_layer(other, vectors)
         else:
             shares = self._first_layer(other, table(columns.flatten()))

@@ -1,6 +1,7 @@
 """The one interface that every base model keeps; distillers and evaluation know nothing else."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -149,20 +150,21 @@ class Recommender(nn.Module, ABC):
             f"start from given ones; use --model BPR, or another start"
         )
 
+    def _listed(
+        self, vectors: Tensor, look_up: Callable[[Tensor], Tensor], ids: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return vectors, and where those of ``ids`` stand there.
+
+        All of them, or, where gradients are to be of some rows alone, those that are looked up.
+        """
+        if not self.by_rows:
+            return vectors, ids
+        values, places = ids.unique(return_inverse=True)
+        return look_up(values), places
+
     def num_parameters(self) -> int:
         """Return the number of parameters, frozen or not."""
         return sum(p.numel() for p in self.parameters())
-
-
-def looked_up(table: nn.Embedding, ids: Tensor, by_rows: bool) -> tuple[Tensor, Tensor]:
-    """Return vectors of a table, and where those of ``ids`` stand there.
-
-    All of them, or, where gradients are to be of some rows alone, those that are wanted.
-    """
-    if not by_rows:
-        return table.weight, ids
-    values, places = ids.unique(return_inverse=True)
-    return table(values), places
 
 
 def embedding_table(count: int, dim: int, generator: torch.Generator | None = None) -> nn.Embedding:

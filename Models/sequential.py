@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from Models.graph import require_dropout
-from Models.recommender import Recommender, looked_up
+from Models.recommender import Recommender
 from Utils.dataset import Asked, Sequences, SequenceSampler, Windows
 from Utils.errors import UserError
 from Utils.sampled_product import sampled_product
@@ -137,7 +137,8 @@ class SequentialModel(Recommender):
         if columns.shape[1] <= GATHERED:
             scores = (self.output(columns) @ vectors.unsqueeze(2)).squeeze(2)
         else:
-            scores = sampled_product(vectors, *looked_up(self.output, columns, self.by_rows))
+            listed = self._listed(self.output.weight, self.output, columns)
+            scores = sampled_product(vectors, *listed)
         return scores if items.dim() > 1 else scores.squeeze(1)
 
     def score_all(self, users: Tensor) -> Tensor:

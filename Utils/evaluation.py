@@ -44,13 +44,8 @@ class Evaluator:
 
     def evaluate(self, model: nn.Module) -> tuple[dict[str, float], dict[str, Tensor]]:
         """Return validation and test metrics (``valid_H@5``, ...) and the ranks."""
-        ranks, protocol = self.ranks(model), self.split.protocol
-        values = {
-            f"{part}_{name}": value
-            for part in ranks
-            for name, value in metrics(ranks[part], getattr(self.split, part), protocol).items()
-        }
-        return values, ranks
+        ranks = self.ranks(model)
+        return metrics_of(ranks, self.split), ranks
 
 
 class _Candidates:
@@ -222,3 +217,12 @@ def metrics(ranks: Tensor, held_out: HeldOut, protocol: Protocol) -> dict[str, f
     """Return the mean over users of ``user_metrics``."""
     values = user_metrics(ranks, held_out.starts, protocol)
     return {name: value.mean().item() for name, value in values.items()}
+
+
+def metrics_of(ranks: dict[str, Tensor], split: Split) -> dict[str, float]:
+    """Return the metrics of a split's parts: ``valid_H@5``, ..."""
+    return {
+        f"{part}_{name}": value
+        for part, values in ranks.items()
+        for name, value in metrics(values, getattr(split, part), split.protocol).items()
+    }

@@ -257,12 +257,16 @@ class SharedRowAdam(RowAdam):
             processes.share_rows(table.data, bounds)
 
 
-def new_optimizer(args: Any, modules: nn.Module) -> DenseAdam:
-    """Return the optimiser of ``modules`` that a script's settings describe."""
-    if getattr(args, "optimizer", "dense") == "rows":
-        kind = RowAdam if processes.count() == 1 else SharedRowAdam
-        return kind(modules, args.lr, args.reg)
-    return DenseAdam(modules.parameters(), args.lr, args.reg)
+def by_rows(args: Any) -> bool:
+    """Return whether a script's settings want the rows of a batch alone to be updated."""
+    return getattr(args, "optimizer", "dense") == "rows"
+
+
+def new_optimizer(kind: str, modules: nn.Module, lr: float, weight_decay: float) -> DenseAdam:
+    """Return the optimiser of ``modules`` that is called ``dense`` or ``rows``."""
+    if kind == "dense":
+        return DenseAdam(modules.parameters(), lr, weight_decay)
+    return (RowAdam if processes.count() == 1 else SharedRowAdam)(modules, lr, weight_decay)
 
 
 def make_up(

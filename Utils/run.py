@@ -22,7 +22,7 @@ from tqdm import tqdm
 from Utils import processes
 from Utils.commit import git_commit
 from Utils.errors import UserError, warn
-from Utils.evaluation import Evaluator, metrics
+from Utils.evaluation import Evaluator, metrics_of
 from Utils.files import (
     disk_errors,
     lock_folder,
@@ -98,7 +98,7 @@ class Run:
         settings = vars(args)
         self.optimizer = None  # where nothing is trained by gradients
         if "lr" in settings and any(each.requires_grad for each in self.modules.parameters()):
-            self.optimizer = new_optimizer(args, self.modules)
+            self.optimizer = new_optimizer(args.optimizer, self.modules, args.lr, args.reg)
         self.parts = Parts(self.modules, split, getattr(self.optimizer, "bounds", None))
         self.device = next(model.parameters()).device
         self.evaluator = Evaluator(split, self.device)
@@ -377,17 +377,10 @@ class Run:
         if processes.count() == 1:
             return self.evaluator.evaluate(self.model)
         ranks, whole = self.evaluator.ranks(self.model), whole_of(self.split)
-        parts = {part: getattr(whole, part) for part in ranks}
-        for part, held_out in parts.items():
-            bounds = held_out.starts[self.split.bounds].tolist()
-            ranks[part] = gathered(ranks[part], bounds)
-        return agreed(
-            lambda: {
-                f"{part}_{name}": value
-                for part, held_out in parts.items()
-                for name, value in metrics(ranks[part], held_out, whole.protocol).items()
-            }
-        ), ranks
+        for part, mine in ranks.items():
+            bounds = getattr(whole, part).starts[self.split.bounds].tolist()
+            ranks[part] = gathered(mine, bounds)
+        return agreed(lambda: metrics_of(ranks, whole)), ranks
 
     def _keep_arrays(self, epoch: int) -> None:
         last = epoch + 1 == self.most or self.selection.stops

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from experiments import run
-from experiments.cluster import Cluster, distributed
+from experiments.cluster import Cluster, two_workers
 from experiments.pool import Pool, Task
 from Utils.settings import launch
 
@@ -56,14 +56,8 @@ def main(args: Settings) -> None:
     print("| where | a process that does nothing, s | a run of the plan, s |\n| --- | --- | --- |")
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         here = measure(args, "")
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        contextlib.chdir(folder),
-        distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, dashboard_address=":0"
-        ) as local,
-    ):
-        there = measure(args, local.scheduler_address)
+    with two_workers() as address:
+        there = measure(args, address)
     print(f"{len(here)} learning curves, {'the same' if here == there else 'not the same'} bytes")
 
 

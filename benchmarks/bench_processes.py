@@ -50,8 +50,6 @@ class Settings:
     threads: int = 1
     # folder of the data sets
     data_dir: str = os.environ.get("RECDISTILL_DATA", "datasets")
-    lr: float = 0.001
-    reg: float = 0.001
 
     on_several = True
 
@@ -69,8 +67,7 @@ def main(args: Settings) -> None:
         for dim in args.dims:
             model = build_model("BPR", split, dim, seed=0)
             modules = nn.ModuleList([model])
-            args.optimizer = name
-            adam = new_optimizer(args, modules)
+            adam = new_optimizer(name, modules, 0.001, 0.001)
             parts = Parts(modules, split, getattr(adam, "bounds", None))
             for batch_size in args.batch_sizes:
                 took, given = measured(args, split, batch_size, model, adam, parts)

@@ -286,15 +286,9 @@ class Cluster:
         return ""
 
 
-@dataclass
-class Settings:
-    """There are none."""
-
-
-def main(args: Settings) -> None:
-    """Have two workers on this machine run a small plan, in a folder that is gone afterwards."""
-    from experiments import results, run
-
+@contextlib.contextmanager
+def two_workers() -> Iterator[str]:
+    """Start two workers on this machine, in a folder that is gone afterwards; give the address."""
     with (
         tempfile.TemporaryDirectory() as folder,
         contextlib.chdir(folder),
@@ -302,7 +296,20 @@ def main(args: Settings) -> None:
             n_workers=2, threads_per_worker=1, dashboard_address=":0"
         ) as local,
     ):
-        run.main(run.Settings(**SMALL, dataset="synthetic", cluster=local.scheduler_address))
+        yield local.scheduler_address
+
+
+@dataclass
+class Settings:
+    """There are none."""
+
+
+def main(args: Settings) -> None:
+    """Have two workers on this machine run a small plan."""
+    from experiments import results, run
+
+    with two_workers() as address:
+        run.main(run.Settings(**SMALL, dataset="synthetic", cluster=address))
         results.main(results.Settings(dataset="synthetic"))
 
 

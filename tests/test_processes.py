@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, run, settings
+from conftest import ROOT, run
 
 import main_DE
 import main_no_KD
@@ -203,13 +203,12 @@ def test_one_process_under_torchrun_is_a_plain_run(workdir):
 @pytest.mark.parametrize("optimizer", ["dense", "rows"])
 def test_steps_of_two_are_steps_of_one_with_both_batches(optimizer, workdir, split):
     """To rounding, and the items are the same bits on both."""
-    args = settings(main_no_KD, lr=0.01, reg=0.001, optimizer=optimizer)
     batches = [next(PairSampler(split, 500, 0, "cpu").epoch(epoch)) for epoch in range(4)]
 
     def trained(data) -> dict[str, torch.Tensor]:
         model = build_model("BPR", data, 8, seed=0)
         modules = torch.nn.ModuleList([model])
-        adam = new_optimizer(args, modules)
+        adam = new_optimizer(optimizer, modules, 0.01, 0.001)
         parts = Parts(modules, data, getattr(adam, "bounds", None))
         users = data.users if isinstance(data, processes.Share) else slice(0, data.num_users)
         for batch in batches:
