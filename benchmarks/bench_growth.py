@@ -95,22 +95,22 @@ class _Untrained(Teacher):
 
 
 def prepared(
-    method: str, model: BPR, split: Split, teacher: Teacher
+    model: BPR, split: Split, teacher: Teacher | None
 ) -> tuple[object, Callable[[object], Tensor], list[nn.Module]]:
-    """Return what makes batches, the loss of one, and what is trained."""
-    if method == "no_KD":
-        return model.sampler(split, BATCH[method], 0, "cpu"), model.loss, [model]
+    """Return what makes batches, the loss of one, and what is trained: S2D, with a teacher."""
+    if teacher is None:
+        return model.sampler(split, BATCH["no_KD"], 0, "cpu"), model.loss, [model]
     s2d = S2D(model, teacher, K=K, tau=4.0, num_samples=SAMPLES)
     s2d.begin_epoch(0)
-    return UserSampler(split, BATCH[method], 0, "cpu"), lambda b: sum(s2d.losses(b)), [model, s2d]
+    return UserSampler(split, BATCH["S2D"], 0, "cpu"), lambda b: sum(s2d.losses(b)), [model, s2d]
 
 
 def measure(args: Settings, split: Split, method: str, dim: int, optimizer: str) -> str:
     """Return a row of the table."""
     clock = time.process_time if args.threads == 1 else time.perf_counter
     model = build_model("BPR", split, dim, seed=0)
-    teacher = _Untrained(split, dim, Path(args.data_dir))
-    sampler, loss, trained = prepared(method, model, split, teacher)
+    teacher = _Untrained(split, dim, Path(args.data_dir)) if method == "S2D" else None
+    sampler, loss, trained = prepared(model, split, teacher)
     adam = new_optimizer(optimizer, nn.ModuleList(trained), 0.001, 0.001)
     begin = clock()
     batches = sampler.epoch(0)
@@ -133,7 +133,7 @@ def measure(args: Settings, split: Split, method: str, dim: int, optimizer: str)
     whole = split.num_users if method == "S2D" else len(split.train_users)
     epoch = start + step * whole / BATCH[method] + end
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    lists = f"{teacher.seconds(clock) / 60:.1f}" if method == "S2D" else ""
+    lists = f"{teacher.seconds(clock) / 60:.1f}" if teacher else ""
     cells = [split.dataset, method, str(dim), optimizer]
     cells += [f"{value:.2f}" for value in (start, 1e3 * step, end, epoch / 60)]
     return f"| {' | '.join([*cells, lists, f'{peak:.1f}'])} |"
