@@ -40,8 +40,8 @@ WEIGHTS = [
     for weights in ("uniform", "position", "discrepancy")
 ]
 POINTS = {
-    "λ": {value: changed(RD, lmbda_RD=value) for value in (0.1, 0.3, 1.0, 3.0)},
-    "K": {value: changed(RD, K=value) for value in (5, 10, 20, 40)},
+    "λ": {value: changed(RD, lmbda_RD=value) for value in (0.01, 0.03, 0.1, 1.0)},
+    "K": {value: changed(RD, K=value) for value in (5, 10, 20)},
 }
 
 
