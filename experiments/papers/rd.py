@@ -35,6 +35,11 @@ NOTE = (
 POPULARITY = changed(replace(TEACHER, phi=0.01), "Popularity", model="Popularity")
 OURS = "All times are ours, on a CPU."
 ALONE, RD = (replace(cell, phi=HALF) for cell in (STUDENT, derrd.RD))
+# the authors' lambda and T, and the weight decay of the student without a teacher
+AUTHORS = changed(
+    RD, "RD, the authors' values", lmbda_RD=1.0, T=1.0,
+    reg={"Caser": 0.001, "SASRec": 0.0}.get,
+)  # fmt: skip
 WEIGHTS = [
     changed(RD, f"RD, {weights} weights", weights=weights)
     for weights in ("uniform", "position", "discrepancy")
@@ -91,7 +96,7 @@ PAPER = Paper(
     experiments={
         "sequences": Experiment(
             "Models of sequences: a teacher, a student of half its size, and RD",
-            [POPULARITY, TEACHER, ALONE, RD],
+            [POPULARITY, TEACHER, ALONE, RD, AUTHORS],
             metrics=["MAP", "P@1", "P@5", "P@10", "N@5", "N@10"],
             tables=[note, tables.comparison, partial(tables.inference, cell=RD, note=OURS)],
             splits=3,
