@@ -9,7 +9,7 @@ from Utils.files import LARGE
 from Utils.optimizer import BYTES, BYTES_OF_ROWS, by_rows, machine_memory
 from Utils.split import Split
 
-EPOCHS = 200  # that training takes, more or less
+EPOCHS = 200  # that training takes, more or less, where it is not told to end earlier
 PER_PARAMETER = 1e-9  # seconds for Adam to stream one through memory
 # the same for one that is looked up, where rows alone are updated, and for a step besides
 PER_LOOKED_UP, PER_STEP = 2e-8, 3e-3
@@ -25,7 +25,7 @@ def vectors(args: Any, split: Split) -> int:
 
 def training_minutes(args: Any, split: Split) -> float:
     """Return the minutes that a base model's training takes on a CPU: most steps move it all."""
-    steps = EPOCHS * len(split.train_users) / args.batch_size
+    steps = min(EPOCHS, args.max_epoch) * len(split.train_users) / args.batch_size
     step = vectors(args, split) * PER_PARAMETER
     if by_rows(args):  # a user and two items for each pair
         step = PER_STEP + 3 * args.batch_size * args.dim * PER_LOOKED_UP
@@ -64,7 +64,8 @@ def estimate(args: Any, split: Split) -> str:
         return said
     alone, added = args, ""
     if args.method != "no_KD":
-        given = {"dataset": args.dataset, "model": args.model, "dim": args.dim}
+        same = ("dataset", "model", "dim", "max_epoch")
+        given = {name: getattr(args, name) for name in same if hasattr(args, name)}
         given |= {"optimizer": "rows"} if by_rows(args) else {}
         alone = resolve(load_script("no_KD").Settings, given)[0]
         added = f", to which {args.method} adds its own"

@@ -597,6 +597,8 @@ def test_a_run_that_is_too_large_is_warned_about(ratings, monkeypatch, capsys):
     large = SimpleNamespace(train_users=split.train_users, **sizes)
     dense, few = (estimate.training_minutes(each, large) for each in (args, rows))
     assert few < dense / 10  # the same steps do not grow with the catalogue
+    once = dataclasses.replace(args, max_epoch=1)
+    assert estimate.training_minutes(once, large) == pytest.approx(dense / estimate.EPOCHS)
     taught = main_S2D.Settings(dataset="ratings.csv", K=300)
     assert estimate.memory(taught, large) > 4 * 200 * 2 * 10**6
     assert " and 1.2 GB in files; " in estimate.estimate(taught, large)
