@@ -74,11 +74,11 @@ FULL_RANKING = Protocol(
 )
 
 
-# cut-offs of the RD paper, without 3; which metric selects, and the patience, are ours
+# cut-offs of the RD paper, without 3; which metric selects, interval and patience are ours
 NEXT_ITEMS = Protocol(
     letters=("N", "R", "P"),
     cutoffs=(1, 5, 10),
-    every=1,
+    every=5,
     rules={"paper": ((10,), 10)},
     whole=("MAP",),
 )

@@ -71,7 +71,7 @@ class TrainingSettings(ScriptSettings):
     # most epochs to train
     max_epoch: int = 1000
     # evaluations without improvement before training stops; None: the rule's, 30 for paper (share:
-    # 5) and 20 for published_code
+    # 5; time: 10, of every fifth epoch) and 20 for published_code
     patience: int | None = None
     # dense: Adam moves every row of every table at each step, as the papers do; rows: those that a
     # step looks at, each making up for what it missed, nearly the same, for large data
