@@ -38,7 +38,7 @@ ALONE, RD = (replace(cell, phi=HALF) for cell in (STUDENT, derrd.RD))
 # the authors' lambda and T, and the weight decay of the student without a teacher
 AUTHORS = changed(
     RD, "RD, the authors' values", lmbda_RD=1.0, T=1.0,
-    reg={"Caser": 0.001, "SASRec": 0.0}.get,
+    reg=lambda model: 0.0 if model == "SASRec" else 0.001,
 )  # fmt: skip
 WEIGHTS = [
     changed(RD, f"RD, {weights} weights", weights=weights)
