@@ -27,7 +27,6 @@ COMPRESSED = (".gz", ".bz2", ".zst")  # suffixes of texts that are read as they 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # there is no room
 LARGE = 1 << 26  # bytes; arrays that have as many stay in files, and are mapped into memory
 AT_A_TIME = 1 << 23  # bytes of them that are looked at together
-NUMBERS = 1 << 20  # of a tensor that are looked at together
 ALIGNED = 64  # bytes, of which the place of an array in a file is a multiple
 PADDING, ZIP64 = 0xD935, 20  # what such room is called in zip files; bytes for large sizes there
 
@@ -357,8 +356,12 @@ def read_checkpoint(
         found = content.get(key) if isinstance(content, dict) else None
         if type(found) is not type(expected) or found != expected:
             raise UserError(f"{path}: its {key} is {_short(found)}, not {expected}; {remedy}")
-    parts = (part for tensor in _tensors(content) for part in tensor.reshape(-1).split(NUMBERS))
-    if not all(part.isfinite().all() for part in parts):  # as a whole, a table is held twice
+    parts = (  # for a table as a whole, as much again would be held
+        part
+        for tensor in _tensors(content)
+        for part in tensor.reshape(-1).split(AT_A_TIME // tensor.itemsize)
+    )
+    if not all(part.isfinite().all() for part in parts):
         raise UserError(f"{path}: has numbers that are not finite; {remedy}")
     return content
 

@@ -64,9 +64,8 @@ def estimate(args: Any, split: Split) -> str:
         return said
     alone, added = args, ""
     if args.method != "no_KD":
-        same = ("dataset", "model", "dim", "max_epoch")
+        same = ("dataset", "model", "dim", "max_epoch", "optimizer")
         given = {name: getattr(args, name) for name in same if hasattr(args, name)}
-        given |= {"optimizer": "rows"} if by_rows(args) else {}
         alone = resolve(load_script("no_KD").Settings, given)[0]
         added = f", to which {args.method} adds its own"
     minutes = training_minutes(alone, split)
