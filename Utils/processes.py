@@ -267,6 +267,8 @@ def scattered(whole: Tensor | None, like: Tensor, bounds: list[int]) -> Tensor:
 class Exchange:
     """Each process asks the owners of some rows for them, and gives them something for these.
 
+    What it asks for and owns itself stays where it is.
+
     Parameters
     ----------
     ids : (n,) int64, the rows that this process asks for, in any order.
@@ -278,33 +280,41 @@ class Exchange:
     """
 
     def __init__(self, ids: Tensor, bounds: list[int]) -> None:
-        self.rows, self.places = ids.unique(return_inverse=True)
-        edges = torch.searchsorted(self.rows, torch.tensor(bounds, device=ids.device))
+        rows, self.places = ids.int().unique(return_inverse=True)  # int32 is sorted twice as fast
+        edges = torch.searchsorted(rows, torch.tensor(bounds, device=ids.device, dtype=torch.int32))
         lengths, asked = edges.diff().cpu(), torch.empty(count(), dtype=torch.int64)
+        self.own = slice(edges[rank()].item(), edges[rank() + 1].item())
+        lengths[rank()] = 0
         with _together():
             dist.all_to_all_single(asked, lengths)
-        self.mine, self.asked = lengths.tolist(), asked.tolist()
-        theirs = _moved(self.rows, self.mine, self.asked)  # process by process
-        self.owned, self.their_places = theirs.unique(return_inverse=True)
+        self.mine, self.asked, self.num_rows = lengths.tolist(), asked.tolist(), len(rows)
+        others = self._without_own(rows)
+        theirs = _moved(others, self.mine, self.asked)  # process by process
+        owned, self.their_places = torch.cat((rows[self.own], theirs)).unique(return_inverse=True)
+        self.rows, self.theirs, self.owned = others.long(), theirs.long(), owned.long()
+
+    def _without_own(self, values: Tensor) -> Tensor:
+        """Return of all that this process asks for what others own."""
+        return torch.cat((values[: self.own.start], values[self.own.stop :]))
 
     def fetch(self, table: Tensor) -> None:
         """Write what the owners have of the rows into this process's ``table``."""
-        answers = table.index_select(0, self.owned).index_select(0, self.their_places)
+        answers = table.index_select(0, self.theirs)
         table.index_copy_(0, self.rows, _moved(answers, self.asked, self.mine))
 
     def summed(self, values: Tensor) -> Tensor:
         """Return the sum of all that is given for each row of ``owned``: ``(n, d) -> (m, d)``."""
-        mine = values.new_zeros(len(self.rows), values.shape[1]).index_add_(0, self.places, values)
-        theirs = _moved(mine, self.mine, self.asked)
+        mine = values.new_zeros(self.num_rows, values.shape[1]).index_add_(0, self.places, values)
+        theirs = _moved(self._without_own(mine), self.mine, self.asked)
         total = theirs.new_zeros(len(self.owned), theirs.shape[1])
-        return total.index_add_(0, self.their_places, theirs)
+        return total.index_add_(0, self.their_places, torch.cat((mine[self.own], theirs)))
 
 
 def _moved(values: Tensor, lengths: list[int], others: list[int]) -> Tensor:
     """Send so many values to each process, and return so many of each."""
     found = values.new_empty(sum(others), *values.shape[1:])
     with _together():
-        dist.all_to_all_single(found, values.contiguous(), others, lengths)
+        dist.all_to_all_single(found, values, others, lengths)
     return found
 
 

@@ -6,8 +6,8 @@
 Prints the rows of its number of processes and asserts nothing. Data are made, see
 ``Utils.synthetic``. A step is what ``main_no_KD.py`` does for a batch, of which each process has
 its share; the time is that of the best of ten groups of steps: on a shared machine the least
-disturbed. ``handed over`` is what a process gives to a step's exchanges, of which its own part
-stays with it (rows), or which goes to each of the others (dense).
+disturbed. ``handed over`` is what a process gives to the others in a step (rows), or to each of
+them (dense).
 """
 
 import itertools
