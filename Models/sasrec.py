@@ -1,6 +1,6 @@
 """SASRec: self-attention over the latest items of a user."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import ClassVar
 
 import torch
@@ -11,6 +11,8 @@ from Models.recommender import embedding_table
 from Models.sequential import SequentialModel, with_none
 from Utils.dataset import Sequences
 from Utils.split import Split
+
+PARTS = 4  # into which windows are parted by their length: most of a short one's places are empty
 
 
 class SASRec(SequentialModel):
@@ -59,7 +61,10 @@ class SASRec(SequentialModel):
 
     def encode_windows(self, windows: Tensor) -> Tensor:
         """Return the state after the last item: ``(B,) -> (B, d)``."""
-        return self._states(self.window_items[windows])[:, -1]
+        items = self.window_items[windows]
+        parts = list(self._by_length(items))
+        states = torch.cat([self._states(items[rows, first:])[:, -1] for rows, first in parts])
+        return states[torch.cat([rows for rows, _ in parts]).argsort()]
 
     def loss(self, batch: Sequences) -> Tensor:
         """Return binary cross-entropy of the next item at each place, summed over windows: ``()``.
@@ -69,19 +74,29 @@ class SASRec(SequentialModel):
         windows, targets, others = batch
         items = self.window_items[windows]
         following = torch.cat([items[:, 1:], targets], dim=1)
-        states, real = self._states(items), items != self.num_items
-        above, below = ((states * self.item(ids)).sum(dim=2)[real] for ids in (following, others))
-        return -F.logsigmoid(above).sum() - F.logsigmoid(-below).sum()
+        losses = []
+        for rows, first in self._by_length(items):
+            some, *ids = (each[rows, first:] for each in (items, following, others))
+            states, real = self._states(some), some != self.num_items
+            above, below = ((states * self.item(each)).sum(dim=2)[real] for each in ids)
+            losses.append(-F.logsigmoid(above).sum() - F.logsigmoid(-below).sum())
+        return torch.stack(losses).sum()
+
+    def _by_length(self, items: Tensor) -> Iterator[tuple[Tensor, int]]:
+        """Yield some rows of ``(B, L)`` at a time, and where the longest of them begins."""
+        empty = (items == self.num_items).sum(dim=1).clamp_max_(self.length - 1)
+        for rows in empty.argsort(stable=True).chunk(PARTS):
+            yield rows, int(empty[rows[0]])
 
     def _states(self, items: Tensor) -> Tensor:
-        """Return the states after each item of some windows: ``(B, L) -> (B, L, d)``."""
-        real = items != self.num_items
-        before = torch.ones(self.length, self.length, dtype=torch.bool, device=items.device).tril()
+        """Return the states after each item of some windows, or of their ends: ``(B, l, d)``."""
+        real, places = items != self.num_items, items.shape[1]
+        before = torch.ones(places, places, dtype=torch.bool, device=items.device).tril()
         # whoever stands for no item looks at itself, so that a softmax is over something
         seen = (before & real.unsqueeze(1)) | torch.eye(
-            self.length, dtype=torch.bool, device=items.device
+            places, dtype=torch.bool, device=items.device
         )
-        states = self._dropped(self.item(items) * self.dim**0.5 + self.place)
+        states = self._dropped(self.item(items) * self.dim**0.5 + self.place[-places:])
         for block in self.blocks:
             states = block(states, seen, self._dropped)
         return self.norm(states)
