@@ -22,6 +22,7 @@ import main_RD
 import main_S2D
 import main_UnKD
 import main_URRD
+from experiments import windows as what_counts
 from Models import build_model
 from Models.distillers import S2D
 from Models.teacher import TrainedTeacher, top_lists
@@ -442,6 +443,32 @@ def test_another_seed_is_of_training_alone(data):
 def test_models_without_order_learn_from_the_same_data(data):
     run(main_no_KD, dataset="Toys", data_dir=data, dim=8, lr=0.01, max_epoch=2)
     assert Path("logs/Toys/BPR-d8/no_KD/time/summary.json").exists()
+    path = Path("checkpoints/Toys/BPR-d8/no_KD/time")
+    with pytest.raises(UserError, match="BPR does not look at sequences"):
+        what_counts.main(what_counts.Settings(path, data_dir=Path(data)))
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_what_a_model_goes_by_is_taken_away_and_given_back(name, data, capsys):
+    run(main_no_KD, model=name, dataset="Toys", data_dir=data, dim=8, lr=0.01, max_epoch=6)
+    folder = Path(f"Toys/{name}-d8/no_KD/time")
+    summary = json.loads(("logs" / folder / "summary.json").read_text())
+    capsys.readouterr()
+    what_counts.main(what_counts.Settings("checkpoints" / folder, data_dir=Path(data)))
+    _, _, *lines = capsys.readouterr().out.splitlines()
+    rows = {cells[1]: [float(cell) for cell in cells[2:6]] for cells in map(split_row, lines)}
+    *ablated, without_items = rows.items()
+    assert [label for label, _ in ablated[2:]] == ["who the user is"] * (name == "Caser")
+    expected = [summary[part][metric] for part in ("valid", "test") for metric in ("N@10", "MAP")]
+    assert rows["nothing"] == pytest.approx(expected, abs=1e-4)
+    assert rows["validation items"][:2] == rows["nothing"][:2]
+    assert rows["validation items"][3] < rows["nothing"][3]  # they walk on from the latest item
+    assert without_items[0] == "items"
+    assert all(less < whole for less, whole in zip(without_items[1], rows["nothing"], strict=True))
+
+
+def split_row(line: str) -> list[str]:
+    return [cell.strip() for cell in line.split("|")]
 
 
 @pytest.mark.parametrize(
