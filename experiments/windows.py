@@ -68,7 +68,8 @@ def main(args: Settings) -> None:
     torch.set_num_threads(args.threads)
     require_known("--dataset", args.dataset, IN_ORDER)
     split = load_split(args.dataset, "time", 0, str(args.data_dir))
-    teacher = read_teacher(args.checkpoint, split, torch.device("cpu"), "train it with --resume")
+    remedy = "give the folder of a run in checkpoints/, and its --dataset"
+    teacher = read_teacher(args.checkpoint, split, torch.device("cpu"), remedy)
     model, evaluator = teacher.model, Evaluator(split, "cpu")
     if not isinstance(model, SequentialModel):
         raise UserError(f"{teacher.path}: {type(model).__name__} does not look at sequences")
