@@ -86,7 +86,7 @@ class SASRec(SequentialModel):
         """Yield some rows of ``(B, L)`` at a time, and where the longest of them begins."""
         empty = (items == self.num_items).sum(dim=1).clamp_max_(self.length - 1)
         for rows in empty.argsort(stable=True).chunk(PARTS):
-            yield rows, int(empty[rows[0]])
+            yield rows, int(empty[rows[:1]].sum())  # 0 of no rows
 
     def _states(self, items: Tensor) -> Tensor:
         """Return the states after each item of some windows, or of their ends: ``(B, l, d)``."""

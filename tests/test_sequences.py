@@ -353,6 +353,12 @@ def test_dropout_is_of_the_epoch_and_of_training_alone(name, small):
 
 
 @pytest.mark.parametrize("name", SIZES)
+def test_nobody_has_no_scores(name, small):
+    model = model_of(name, small, **SIZES[name])
+    assert model.score_all(torch.empty(0, dtype=torch.int64)).shape == (0, small.num_items)
+
+
+@pytest.mark.parametrize("name", SIZES)
 def test_held_out_items_are_ranked_after_what_came_before(name, small):
     model = model_of(name, small, **SIZES[name]).eval()
     values, ranks = Evaluator(small, CPU).evaluate(model)
@@ -456,7 +462,8 @@ def test_what_a_model_goes_by_is_taken_away_and_given_back(name, data, capsys):
     capsys.readouterr()
     what_counts.main(what_counts.Settings("checkpoints" / folder, data_dir=Path(data)))
     _, _, *lines = capsys.readouterr().out.splitlines()
-    rows = {cells[1]: [float(cell) for cell in cells[2:6]] for cells in map(split_row, lines)}
+    table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    rows = {label: [float(value) for value in values] for label, *values in table}
     *ablated, without_items = rows.items()
     assert [label for label, _ in ablated[2:]] == ["who the user is"] * (name == "Caser")
     expected = [summary[part][metric] for part in ("valid", "test") for metric in ("N@10", "MAP")]
@@ -465,10 +472,6 @@ def test_what_a_model_goes_by_is_taken_away_and_given_back(name, data, capsys):
     assert rows["validation items"][3] < rows["nothing"][3]  # they walk on from the latest item
     assert without_items[0] == "items"
     assert all(less < whole for less, whole in zip(without_items[1], rows["nothing"], strict=True))
-
-
-def split_row(line: str) -> list[str]:
-    return [cell.strip() for cell in line.split("|")]
 
 
 @pytest.mark.parametrize(
