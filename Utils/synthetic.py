@@ -42,7 +42,8 @@ def synthetic_pairs() -> tuple[np.ndarray, np.ndarray]:
         followed = rng.choice(NUM_GROUPS, size=rng.integers(2, 6), replace=False)
         affinity[followed] = rng.uniform(4, 6, len(followed))
         noisy = affinity[group] + np.log(popularity) + rng.gumbel(size=NUM_ITEMS)
-        taken = np.argsort(-noisy, kind="stable")[: activity[user]]
+        taken = np.argpartition(-noisy, activity[user])[: activity[user]]
+        taken = taken[np.argsort(-noisy[taken])]
         users.append(np.full(len(taken), user))
         items.append(taken)
     return np.concatenate(users), np.concatenate(items)

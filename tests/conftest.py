@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -16,6 +17,7 @@ import torch
 
 import main_DE
 import main_no_KD
+import Utils.sources
 from experiments.evidence import Place
 from experiments.plan import PlannedRun, planned
 from experiments.script import start
@@ -34,6 +36,8 @@ SCRIPT_NAMES = sorted(path.name for path in ROOT.glob("main_*.py"))
 SHARED = ROOT.parent / "shared"  # an optional place where data lies
 
 torch.set_num_threads(1)
+# hundreds of runs in one process read them; to make them takes as long as a small run's training
+Utils.sources.synthetic_pairs = cache(Utils.sources.synthetic_pairs)
 # base models that learn from the built-in data, which has no order
 UNORDERED = [name for name, model in MODELS.items() if not model.in_order]
 STUDENTS = [name for name in UNORDERED if not MODELS[name].unused]  # in steps, so as students, too

@@ -57,7 +57,7 @@ SMALL = {
     "max_epoch": 3,  # the temperature of the first two is the same
     "lr": 0.01,
     "reg": 0.001,
-    "batch_size": 1024,
+    "batch_size": 2048,
     "num_experts": 3,
     "tau_0": 0.5,
     "K": 6,
