@@ -1,6 +1,7 @@
 """HetComp against a slow transcription: discrepancy, both losses, who rises when, lists."""
 
 import math
+from functools import cache
 
 import numpy as np
 import pytest
@@ -287,17 +288,25 @@ OTHER = {
 }  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def curves(trajectories, tmp_path_factory):
+    """The curves of a run with some settings, each run once."""
+
+    @cache
+    def curves(**changes) -> str:
+        folder = tmp_path_factory.mktemp("acts")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(folder)
+            hetcomp_run(trajectories, **{"reg": 0.001, "max_epoch": 11, **changes})
+        return next(folder.rglob("logs/**/metrics.csv")).read_text()
+
+    return curves
+
+
 @pytest.mark.parametrize("name", [*OTHER, "lmbda_rank"])
-def test_every_setting_acts(name, workdir, trajectories):
-    changes = {"reg": 0.001, "max_epoch": 11}
-    if name == "lmbda_rank":
-        changes["stages"] = "rank"
-    value = OTHER.get(name, 0.1)
-    for place, more in enumerate(({}, {name: value})):
-        hetcomp_run(trajectories, **{**changes, "name": f"run{place}", **more})
-    curves = [path.read_text() for path in sorted(workdir.rglob("logs/**/metrics.csv"))]
-    assert len(curves) == 2
-    assert curves[0] != curves[1]
+def test_every_setting_acts(name, curves):
+    given = {"stages": "rank"} if name == "lmbda_rank" else {}
+    assert curves(**given) != curves(**given, **{name: OTHER.get(name, 0.1)})
 
 
 def test_a_teacher_without_states_is_refused(workdir, neumf_path):
