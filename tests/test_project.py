@@ -58,12 +58,11 @@ def committed() -> list[dict]:
 def evidence(tmp_path_factory) -> Evidence:
     """What the runs say that are under version control."""
     folder = tmp_path_factory.mktemp("committed")
-    for run in committed():
-        name = run["folder"].logs.relative_to(ROOT)
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).symlink_to(run["folder"].logs)
-    for path in (ROOT / "logs").glob("*/inference"):
-        (folder / path.relative_to(ROOT)).symlink_to(path)
+    runs = [run["folder"].logs for run in committed()]
+    for path in [*runs, *(ROOT / "logs").glob("*/inference")]:
+        link = folder / path.relative_to(ROOT)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(path)
     return Evidence(folder / "logs")
 
 
