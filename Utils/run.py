@@ -491,13 +491,11 @@ class Run:
 
     def _write_ranks(self, epoch: int, ranks: dict[str, Tensor]) -> None:
         arrays = {part: values.numpy() for part, values in ranks.items()}
-        save = np.savez
         if not has_all_users(self.split.name):  # else, there is one a user
             whole = whole_of(self.split)
             arrays |= {f"{part}_starts": getattr(whole, part).starts for part in ranks}
-            save = np.savez_compressed  # many for a user, which weigh more in logs/ than all else
-        with write_whole(self.folder.ranks) as file:
-            save(file, **arrays, epoch=epoch, split_sha256=self.split.sha256)
+        with write_whole(self.folder.ranks) as file:  # which weigh more in logs/ than all else
+            np.savez_compressed(file, **arrays, epoch=epoch, split_sha256=self.split.sha256)
 
     def _finish(self) -> None:
         """Say in the best checkpoint that training came to its end."""
