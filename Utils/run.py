@@ -494,7 +494,8 @@ class Run:
         if not has_all_users(self.split.name):  # else, there is one a user
             whole = whole_of(self.split)
             arrays |= {f"{part}_starts": getattr(whole, part).starts for part in ranks}
-        with write_whole(self.folder.ranks) as file:  # which weigh more in logs/ than all else
+        with write_whole(self.folder.ranks) as file:
+            # ranks weigh more in logs/ than all else
             np.savez_compressed(file, **arrays, epoch=epoch, split_sha256=self.split.sha256)
 
     def _finish(self) -> None:

@@ -167,9 +167,9 @@ def verdicts(paper: Paper, evidence: Evidence, dataset: str) -> str:
     """Return how many of a paper's claims have which verdict, as a sentence."""
     counts = Counter(claim.check(paper, evidence, dataset).verdict for claim in paper.claims)
     return (
-        f"Of the {len(paper.claims)} claims of {paper.title} on {dataset}, {counts[HOLDS]} hold, "
-        f"{counts[FAILS]} do not hold, {counts[UNDECIDED]} are undecided, and {counts[NOT_RUN]} "
-        "are not run."
+        f"Claims of {paper.title} on {dataset}: {counts[HOLDS]} held, "
+        f"{counts[FAILS]} did not hold, {counts[UNDECIDED]} undecided, {counts[NOT_RUN]} "
+        f"not run, of {len(paper.claims)}."
     )
 
 

@@ -932,7 +932,7 @@ def test_a_new_paper_is_one_file(workdir, monkeypatch):
         assert (workdir / "results/methods.png").exists()
         readme = (workdir / "README.md").read_text()
         assert readme.startswith("by hand\n<!-- results -->\n| method ")
-        assert "Of the 1 claims of the tiny paper on CiteULike, 1 hold, 0 do not hold, " in readme
+        assert "paper on CiteULike: 1 held, 0 did not hold, 0 undecided, 0 not run, of 1." in readme
         assert "## The tiny paper\n" in (workdir / "results/README.md").read_text()
     finally:
         package.papers.cache_clear()
