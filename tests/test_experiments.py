@@ -138,7 +138,7 @@ def test_what_are_no_seeds_is_refused(text):
 # --- running ---------------------------------------------------------------------------------
 
 SHORT = dataclasses.replace(STUDENT, changes=(("max_epoch", 3),))
-LONG = dataclasses.replace(STUDENT, changes=(("max_epoch", 80), ("patience", 80)))
+LONG = dataclasses.replace(STUDENT, changes=(("max_epoch", 40), ("patience", 40)))
 
 
 @pytest.fixture
@@ -255,7 +255,7 @@ def test_killed_or_interrupted_it_goes_on_where_it_was(tmp_path):
     out, err = process.communicate(timeout=60)
     assert process.returncode == 2
     assert "interrupted; the same command goes on" in err
-    assert out.count("stopped: BPR-d20/no_KD-max_epoch-80-patience-80/seed") == 2
+    assert out.count("stopped: BPR-d20/no_KD-max_epoch-40-patience-40/seed") == 2
 
     process = start_runner(stopped)
     wait_for_epochs(stopped, 8)

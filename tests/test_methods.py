@@ -584,6 +584,8 @@ def test_every_method_runs_on_every_base_model_and_resumes(
         return
     if model == "MultVAE":
         args["batch_size"] = 100
+    elif model in ("LightGCN", "NGCF", "SGL"):
+        args["batch_size"] = 8192  # as each step goes through the graph
     args["dim"] = 4 if model == "NGCF" else 8  # whose factors are two layers side by side
     names = ("metrics.csv", "best.pt")
     run(script, **args)

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from Models.distillers.distiller import Distiller
@@ -49,7 +48,7 @@ class ItemSideRRD(Distiller):
 
     def begin_epoch(self, epoch: int) -> None:
         """Draw the lists of users; ``rrd`` draws its own."""
-        self.users = torch.cat(self.lists.draw(epoch), dim=1)  # (num_items, K + L)
+        self.users = self.lists.draw(epoch)  # (num_items, K + L)
 
     def loss(self, batch: Pairs) -> Tensor:
         """Return the regulariser of the items in the lists of the batch's users."""

@@ -56,10 +56,10 @@ class RRD(Distiller):
 
     def begin_epoch(self, epoch: int) -> None:
         """Draw the lists."""
-        above, below = self.lists.draw(epoch)
+        self.items = self.lists.draw(epoch)  # (num_users, K + L)
         if self.ranking == "full":
-            below = self._in_teachers_order(below)
-        self.items = torch.cat([above, below], dim=1)  # (num_users, K + L)
+            below = self.items[:, self.lists.K :]
+            below.copy_(self._in_teachers_order(below))
 
     def _in_teachers_order(self, items: Tensor) -> Tensor:
         users = torch.arange(len(items), device=items.device)

@@ -114,15 +114,11 @@ class UnseenItems:
     def draw(self, epoch: int) -> Tensor:
         """Return this epoch's items: ``(num_users, count)``."""
         generator = self.draws.generator("unseen items", epoch, self.device)
-        drawn = [
-            draw_unlike(
-                seen_mask(seen, min(self.size, self.num_users - start), self.num_items),
-                self.count,
-                generator,
-            )
-            for start, seen in zip(range(0, self.num_users, self.size), self.seen, strict=True)
-        ]
-        return torch.cat(drawn)
+        drawn = torch.empty(self.num_users, self.count, dtype=torch.int64, device=self.device)
+        for chunk, seen in zip(drawn.split(self.size), self.seen, strict=True):
+            excluded = seen_mask(seen, len(chunk), self.num_items)
+            chunk.copy_(draw_unlike(excluded, self.count, generator))
+        return drawn
 
 
 class RankingLists:
@@ -175,19 +171,23 @@ class RankingLists:
                 f"--pool"
             )
 
-    def draw(self, epoch: int) -> tuple[Tensor, Tensor]:
-        """Return this epoch's interesting ``(N, K)`` and uninteresting ``(N, L)`` ones, int64."""
+    def draw(self, epoch: int) -> Tensor:
+        """Return this epoch's lists, K interesting ones and L others: ``(N, K + L)`` int64."""
         generator = self.draws.generator(own(f"lists of {self.kind}"), epoch, self.top.device)
-        drawn = [
-            self._draw_chunk(top.long(), seen, generator)
-            for top, seen in zip(self.top.split(self.size), self.seen, strict=True)
-        ]
-        above, below = (torch.cat(parts) for parts in zip(*drawn, strict=True))
-        return above, below
+        shape = len(self.top), self.K + self.L
+        drawn = torch.empty(shape, dtype=torch.int64, device=self.top.device)
+        chunks = zip(drawn.split(self.size), self.top.split(self.size), self.seen, strict=True)
+        for chunk, top, seen in chunks:
+            self._fill(chunk, top.long(), seen, generator)
+        return drawn
 
-    def _draw_chunk(
-        self, top: Tensor, seen: tuple[Tensor, Tensor], generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
+    def _fill(
+        self,
+        chunk: Tensor,
+        top: Tensor,
+        seen: tuple[Tensor, Tensor],
+        generator: torch.Generator,
+    ) -> None:
         places = torch.arange(top.shape[1], device=top.device)  # 0 is the best
         if self.interesting == "top":
             chosen = places[: self.K].expand(len(top), -1)
@@ -196,4 +196,5 @@ class RankingLists:
         excluded = seen_mask(seen, len(top), self.num_columns)
         last = chosen[:, -1:] if self.below_drawn else places[-1]
         excluded.scatter_(1, top, (places <= last).expand_as(top))
-        return top.gather(1, chosen), draw_unlike(excluded, self.L, generator)
+        chunk[:, : self.K] = top.gather(1, chosen)
+        chunk[:, self.K :] = draw_unlike(excluded, self.L, generator)

@@ -95,21 +95,24 @@ def group_lists(teacher: Teacher, num_groups: int, pool: int) -> tuple[Tensor, T
     asked = teacher.asked
     pairs = asked.train_users, asked.train_items
     seen = chunks_of_pairs(*pairs, asked.num_users, CHUNK, teacher.device)
-    chunks = torch.arange(asked.num_users, device=teacher.device).split(CHUNK)
-    tops, counts = [], []
-    for chunk, known in zip(chunks, seen, strict=True):
+    users = torch.arange(asked.num_users, device=teacher.device)
+    tops = users.new_zeros((len(users), num_groups, width), dtype=torch.int32)
+    counts = users.new_zeros((len(users), num_groups))
+    for chunk, known, top, count in zip(
+        users.split(CHUNK), seen, tops.split(CHUNK), counts.split(CHUNK), strict=True
+    ):
         scores = teacher.score_all(chunk)
         scores[known] = -torch.inf
-        best = [scores[:, g].topk(min(width, len(g)), dim=1) for g in groups]
-        counts.append(torch.stack([(b.values > -torch.inf).sum(dim=1) for b in best], dim=1))
-        if (counts[-1] < 2).any():
+        for place, group in enumerate(groups):
+            best = scores[:, group].topk(min(width, len(group)), dim=1)
+            top[:, place, : best.indices.shape[1]] = group[best.indices]
+            count[:, place] = (best.values > -torch.inf).sum(dim=1)
+        if (count < 2).any():
             raise UserError(
                 f"--num_groups {num_groups}, --pool {pool}: somebody has fewer than 2 items of a "
                 f"group to compare; use fewer groups, or a larger pool"
             )
-        items = [g[b.indices].int() for g, b in zip(groups, best, strict=True)]
-        tops.append(torch.stack([F.pad(i, (0, width - i.shape[1])) for i in items], dim=1))
-    return torch.cat(tops), torch.cat(counts)
+    return tops, counts
 
 
 def draw_two(counts: Tensor, T: float, generator: torch.Generator) -> Tensor:
