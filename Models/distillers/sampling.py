@@ -182,12 +182,9 @@ class RankingLists:
         return drawn
 
     def _fill(
-        self,
-        chunk: Tensor,
-        top: Tensor,
-        seen: tuple[Tensor, Tensor],
-        generator: torch.Generator,
+        self, chunk: Tensor, top: Tensor, seen: tuple[Tensor, Tensor], generator: torch.Generator
     ) -> None:
+        """Draw one chunk's lists into their place."""
         places = torch.arange(top.shape[1], device=top.device)  # 0 is the best
         if self.interesting == "top":
             chosen = places[: self.K].expand(len(top), -1)
