@@ -50,7 +50,7 @@ class Settings(DistillationSettings):
 
 def main(args: Settings, split: Split, device: Device) -> None:
     """Run the experiment."""
-    student = new_model(args, split, device)
+    student = new_model(args, split, device, CD)
     teacher = load_teacher(args, split, device)
     distiller = CD(
         student, teacher, K=args.K, T=args.T, T1=args.T1, T2=args.T2, sampling=args.sampling,

@@ -40,7 +40,7 @@ class Settings(DistillationSettings):
 
 def main(args: Settings, split: Split, device: Device) -> None:
     """Run the experiment."""
-    student = new_model(args, split, device)
+    student = new_model(args, split, device, CLDRD)
     teacher = load_teacher(args, split, device)
     distiller = CLDRD(student, teacher, stage_epochs=args.stage_epochs, seed=args.seed)
     sampler = student.sampler(split, args.batch_size, args.seed, device)

@@ -20,7 +20,6 @@ from experiments.script import Device, DistillationSettings, launch
 from experiments.teacher import load_teacher
 from Models import new_model
 from Models.distillers import ICD, UCD
-from Models.distillers.dcd import require_pairs
 from Utils.run import Run
 from Utils.split import Split
 
@@ -49,17 +48,16 @@ class Settings(DistillationSettings):
 
 def main(args: Settings, split: Split, device: Device) -> None:
     """Run the experiment."""
-    student = new_model(args, split, device)
-    if args.lmbda_ICD:
-        require_pairs(student)
-    teacher = load_teacher(args, split, device)
     weights = {"UCD": args.lmbda_UCD, "ICD": args.lmbda_ICD}
+    used = [side for side in (UCD, ICD) if weights[side.__name__]]
+    student = new_model(args, split, device, *used)
+    teacher = load_teacher(args, split, device)
     sides = {
         side.__name__: side(
             student, teacher, n=args.n, eps=args.eps, pool=args.pool, refresh=args.refresh,
             sampling=args.sampling, seed=args.seed,
         )
-        for side in (UCD, ICD) if weights[side.__name__]
+        for side in used
     }  # fmt: skip
     sampler = student.sampler(split, args.batch_size, args.seed, device)
 

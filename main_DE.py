@@ -56,7 +56,7 @@ class Settings(DistillationSettings):
 def main(args: Settings, split: Split, device: Device) -> None:
     """Run the experiment."""
     keep_at = epochs_of(args.save_selection)
-    student = new_model(args, split, device)
+    student = new_model(args, split, device, DE)
     teacher = load_teacher(args, split, device)
     distiller = DE(
         student, teacher, num_experts=args.num_experts, tau_0=args.tau_0, tau_P=args.tau_P,

@@ -62,7 +62,7 @@ class Settings(DistillationSettings):
 def main(args: Settings, split: Split, device: Device) -> None:
     """Run the experiment."""
     keep_at = epochs_of(args.save_selection)
-    student = new_model(args, split, device)
+    student = new_model(args, split, device, DE, RRD)
     if args.start == "spectral":
         require_assignable(student)
     teacher = load_teacher(args, split, device)

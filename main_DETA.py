@@ -62,7 +62,7 @@ class Settings(AssistantSettings):
 def main(args: Settings, split: Split, device: Device) -> None:
     """Run the experiment."""
     keep_at = epochs_of(args.save_gates)
-    student = new_model(args, split, device)
+    student = new_model(args, split, device, DE)
     teacher = load_teacher(args, split, device)
     towards = partial(
         DE, student, teacher, num_experts=args.num_experts, tau_0=args.tau_0, tau_P=args.tau_P,

@@ -18,7 +18,7 @@ from typing import ClassVar, Literal
 from experiments.script import AssistantSettings, Device, launch
 from experiments.teacher import load_assistants, load_teacher
 from Models import new_model
-from Models.distillers import DGKD, new_hints
+from Models.distillers import DGKD, RepresentationDistiller, new_hints
 from Models.distillers.dgkd import require_a_guide
 from Utils.run import Run
 from Utils.split import Split
@@ -59,7 +59,7 @@ class Settings(AssistantSettings):
 
 def main(args: Settings, split: Split, device: Device) -> None:
     """Run the experiment."""
-    student = new_model(args, split, device)
+    student = new_model(args, split, device, RepresentationDistiller)
     teacher = load_teacher(args, split, device)
     guides = [teacher, *load_assistants(args, split, device)]
     hints = [new_hints(args, student, guide, name=f"d={guide.model.dim}") for guide in guides]

@@ -54,7 +54,7 @@ class Settings(DistillationSettings):
 
 def main(args: Settings, split: Split, device: Device) -> None:
     """Run the experiment."""
-    student = new_model(args, split, device)
+    student = new_model(args, split, device, HetComp)
     teacher = load_teacher(args, split, device)
     distiller = HetComp(
         student, teacher, K=args.K, T=args.T, p=args.p, threshold=args.threshold,

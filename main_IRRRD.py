@@ -47,7 +47,7 @@ class Settings(DistillationSettings):
 
 def main(args: Settings, split: Split, device: Device) -> None:
     """Run the experiment."""
-    student = new_model(args, split, device)
+    student = new_model(args, split, device, RRD, ItemSideRRD)
     teacher = load_teacher(args, split, device)
     user_side = RRD(
         student, teacher, K=args.K, L=args.L, T=args.T, pool=args.pool,

@@ -42,7 +42,7 @@ class Settings(DistillationSettings):
 
 def main(args: Settings, split: Split, device: Device) -> None:
     """Run the experiment."""
-    student = new_model(args, split, device)
+    student = new_model(args, split, device, RRD)
     teacher = load_teacher(args, split, device)
     distillers = [
         RRD(

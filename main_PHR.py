@@ -48,7 +48,7 @@ class Settings(DistillationSettings):
 
 def main(args: Settings, split: Split, device: Device) -> None:
     """Run the experiment."""
-    student = new_model(args, split, device)
+    student = new_model(args, split, device, PHR)
     teacher = load_teacher(args, split, device)
     distiller = PHR(
         student, teacher, enrichment=args.enrichment, precision=args.precision, layer=args.layer,

@@ -60,7 +60,7 @@ class Settings(AssistantSettings):
 def main(args: Settings, split: Split, device: Device) -> None:
     """Run the experiment."""
     keep_at = epochs_of(args.save_gates)
-    student = new_model(args, split, device)
+    student = new_model(args, split, device, PHR)
     teacher = load_teacher(args, split, device)
     towards = partial(
         PHR, student, teacher, precision=args.precision, layer=args.layer, seed=args.seed

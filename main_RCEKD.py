@@ -49,7 +49,7 @@ class Settings(DistillationSettings):
 
 def main(args: Settings, split: Split, device: Device) -> None:
     """Run the experiment."""
-    student = new_model(args, split, device)
+    student = new_model(args, split, device, RCEKD)
     teacher = load_teacher(args, split, device)
     distiller = RCEKD(
         student, teacher, K=args.K, L=args.L, pool=args.pool, T=args.T, beta=args.beta,

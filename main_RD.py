@@ -58,7 +58,7 @@ class Settings(DistillationSettings):
 
 def main(args: Settings, split: Split, device: Device) -> None:
     """Run the experiment."""
-    student = new_model(args, split, device)
+    student = new_model(args, split, device, RD)
     teacher = load_teacher(args, split, device)
     distiller = RD(
         student, teacher, K=args.K, T=args.T, mu=args.mu, num_samples=args.num_samples,

@@ -17,7 +17,7 @@ from typing import Literal
 from experiments.script import AssistantSettings, Device, launch
 from experiments.teacher import load_assistants, load_teacher
 from Models import new_model
-from Models.distillers import new_hints
+from Models.distillers import RepresentationDistiller, new_hints
 from Utils.run import Run
 from Utils.split import Split
 
@@ -48,7 +48,7 @@ class Settings(AssistantSettings):
 
 def main(args: Settings, split: Split, device: Device) -> None:
     """Run the experiment."""
-    student = new_model(args, split, device)
+    student = new_model(args, split, device, RepresentationDistiller)
     load_teacher(args, split, device)
     assistant = load_assistants(args, split, device)[-1]
     distiller = new_hints(args, student, assistant)

@@ -56,7 +56,7 @@ class Settings(DistillationSettings):
 
 def main(args: Settings, split: Split, device: Device) -> None:
     """Run the experiment."""
-    student = new_model(args, split, device)
+    student = new_model(args, split, device, RRD)
     if args.start == "spectral":
         require_assignable(student)
     teacher = load_teacher(args, split, device)

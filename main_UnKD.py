@@ -45,7 +45,7 @@ class Settings(DistillationSettings):
 
 def main(args: Settings, split: Split, device: Device) -> None:
     """Run the experiment."""
-    student = new_model(args, split, device)
+    student = new_model(args, split, device, UnKD)
     teacher = load_teacher(args, split, device)
     distiller = UnKD(
         student, teacher, num_groups=args.num_groups, num_pairs=args.num_pairs, pool=args.pool,

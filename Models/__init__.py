@@ -54,14 +54,17 @@ def build_model(
     return MODELS[name](split, dim, **given, generator=generator)
 
 
-def new_model(args: Any, split: Split, device: torch.device) -> Recommender:
+def new_model(args: Any, split: Split, device: torch.device, *methods: Any) -> Recommender:
     """Return the base model that a script's settings describe, freshly initialised.
+
+    ``methods`` are the classes of distillers that are to teach it: each may ``require`` something
+    of it, and what cannot be is known before a teacher is trained.
 
     Raises
     ------
     UserError
-        As ``build_model``, if it is to learn from a teacher and is not trained in steps, or if only
-        rows of tables are to be updated and it learns from whole ones.
+        As ``build_model``, if it is to learn from a teacher and is not trained in steps or a method
+        cannot teach it, or if only rows of tables are to be updated and it learns from whole ones.
     """
     if by_rows(args) and MODELS[args.model].whole_tables:
         raise UserError(
@@ -75,4 +78,7 @@ def new_model(args: Any, split: Split, device: torch.device) -> Recommender:
         )
     options = {option for model in MODELS.values() for option in model.options}
     given = {option: getattr(args, option, None) for option in options}
-    return build_model(args.model, split, args.dim, args.seed, **given).to(device)
+    model = build_model(args.model, split, args.dim, args.seed, **given).to(device)
+    for method in methods:
+        method.require(model)
+    return model

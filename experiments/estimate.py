@@ -3,10 +3,10 @@
 from typing import Any
 
 from experiments.settings import load_script, resolve
-from Models import MODELS
 from Utils.errors import warn
 from Utils.files import LARGE
 from Utils.optimizer import BYTES, BYTES_OF_ROWS, by_rows, machine_memory
+from Utils.run_folder import SECONDS, RunFolder, read_summary
 from Utils.split import Split
 
 EPOCHS = 200  # that training takes, more or less, where it is not told to end earlier
@@ -23,8 +23,26 @@ def vectors(args: Any, split: Split) -> int:
     return args.dim * (split.num_users + split.num_items)
 
 
-def training_minutes(args: Any, split: Split) -> float:
-    """Return the minutes that a base model's training takes on a CPU: most steps move it all."""
+def expected_time(args: Any, split: Split) -> str:
+    """Return in words in how long a run ends: as it did before, or by its size; or nothing.
+
+    It has ended before where ``logs/`` has it and ``checkpoints/`` has not, as after cloning.
+    """
+    summary = RunFolder.of(args).summary
+    if summary.exists():
+        found = read_summary(summary)
+        return f", in roughly {sum(found[name] for name in SECONDS) / 60:.1f} minutes, as before"
+    minutes = training_minutes(args, split)
+    return "" if minutes is None else f", in roughly {minutes:.1f} minutes on a CPU"
+
+
+def training_minutes(args: Any, split: Split) -> float | None:
+    """Return the minutes that training of a base model alone takes on a CPU, if most go into Adam.
+
+    Most steps move all vectors. Where more is done at each, as through a graph, it is not known.
+    """
+    if args.method != "no_KD" or args.model != "BPR":
+        return None
     steps = min(EPOCHS, args.max_epoch) * len(split.train_users) / args.batch_size
     step = vectors(args, split) * PER_PARAMETER
     if by_rows(args):  # a user and two items for each pair
@@ -60,8 +78,6 @@ def estimate(args: Any, split: Split) -> str:
     said += f"roughly {needed / 1e9:.1f} GB"
     if large := sum(size for size in beside(args, split) if size >= LARGE):
         said += f" and {large / 1e9:.1f} GB in files"
-    if MODELS[args.model].unused:  # it is solved for
-        return said
     alone, added = args, ""
     if args.method != "no_KD":
         same = ("dataset", "model", "dim", "max_epoch", "optimizer")
@@ -69,4 +85,6 @@ def estimate(args: Any, split: Split) -> str:
         alone = resolve(load_script("no_KD").Settings, given)[0]
         added = f", to which {args.method} adds its own"
     minutes = training_minutes(alone, split)
+    if minutes is None:
+        return said
     return f"{said}; roughly {minutes:.1f} minutes of training on a CPU{added}"

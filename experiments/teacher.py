@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from experiments.estimate import training_minutes
+from experiments.estimate import expected_time
 from experiments.settings import SIZES, load_script, resolve
 from Models import MODELS
 from Models.ensemble import EnsembleTeacher
@@ -264,11 +264,9 @@ def trained_run(method: str, given: dict[str, Any], split: Split, role: str = "t
             )
     if folder.has_weights() and folder.summary.exists():
         return folder.best
-    takes = f", in roughly {training_minutes(wanted, split):.1f} minutes on a CPU"
-    takes *= method == "no_KD"
     print(
-        f"no finished {role} in {folder.checkpoints}: training it first{takes}\n"
-        f"{shlex.join([*command, '--resume'])}",
+        f"no finished {role} in {folder.checkpoints}: training it first"
+        f"{expected_time(wanted, split)}\n{shlex.join([*command, '--resume'])}",
         flush=True,
     )
     if _run([sys.executable, script.__file__, *flags, "--resume"]):

@@ -334,6 +334,7 @@ def test_the_loss_is_the_mean_over_teachers_of_the_loss_of_each(
         seen.update(parts, loss=loss)
         raise FirstStep
 
+    build.require = original.require
     monkeypatch.setattr(main_MTD, "RRD", build)
     monkeypatch.setattr(main_MTD.Run, "step", step)
     with pytest.raises(FirstStep):

@@ -562,6 +562,7 @@ def taught(data) -> dict[str, object]:
         (main_RCEKD, {"K": 5, "L": 5, "pool": 20}),
         (main_UnKD, {"pool": 20}),
         (main_CLDRD, {}),
+        (main_DCD, {"lmbda_ICD": 0.0, "n": 5, "pool": 20}),
         (main_S2D, {"K": 5, "start": "random"}),
         (main_S2D, {"K": 5, "start": "random", "num_samples": 10}),
     ],
@@ -591,13 +592,13 @@ def test_a_teacher_of_longer_windows_teaches(taught):
         (main_DE, "its batches are users and targets and others, and this method needs"),
         (main_DCD, "it does not train on pairs"),
         (main_HetComp, "inner products"),
-        (main_IRRRD, "lists of users, for each is asked after some items"),
+        (main_IRRRD, "lists of users for an item, for each is asked after a window"),
     ],
 )
-def test_methods_of_users_alone_are_refused(script, words, taught):
-    lists = {"K": 5, "L": 5, "pool": 20} if script is main_IRRRD else {}
+def test_methods_of_users_alone_are_refused_before_a_teacher_is_trained(script, words, data):
     with pytest.raises(UserError, match=words):
-        run(script, **taught, **lists)
+        run(script, model="Caser", dataset="Toys", data_dir=data, dim=8)
+    assert not Path("checkpoints").exists()
 
 
 def test_a_spectral_start_is_refused_before_a_teacher_is_trained(data):

@@ -1,8 +1,10 @@
 """What a teacher knows, where it is found, and which one is refused."""
 
+import dataclasses
 import json
 import math
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from conftest import run, run_script, settings, start_script
 
 import main_no_KD
 import main_URRD
+from experiments.estimate import expected_time
 from experiments.settings import resolve
 from experiments.teacher import load_teacher
 from Models.distillers import CD, DE, RD, RRD, S2D
@@ -158,7 +161,7 @@ def made(tmp_path_factory):
     return run_script("main_SVD.py", *flags, cwd=folder), folder
 
 
-def test_a_missing_teacher_is_trained_first(made, monkeypatch):
+def test_a_missing_teacher_is_trained_first(made, split, monkeypatch):
     result, folder = made
     assert result.returncode == 0, result.stderr
     words = (
@@ -169,6 +172,11 @@ def test_a_missing_teacher_is_trained_first(made, monkeypatch):
     assert result.stdout.index("\nteacher BPR d=16: ") > result.stdout.index("finished after")
     assert (folder / "logs/synthetic/BPR-d16/no_KD/seed0/summary.json").exists()
     monkeypatch.chdir(folder)
+    (log,) = Path("logs/synthetic/BPR-d16").rglob("summary.json")
+    took = sum(json.loads(log.read_text())[f"{part}_seconds"] for part in ("train", "eval"))
+    args = settings(main_no_KD, dataset="synthetic", dim=16)
+    assert expected_time(args, split) == f", in roughly {took / 60:.1f} minutes, as before"
+    assert not expected_time(dataclasses.replace(args, model="LightGCN"), split)  # not known
     monkeypatch.setattr("experiments.teacher._run", lambda _: pytest.fail("no need to train"))
     run(main_URRD, dim=4, teacher_dim=16, max_epoch=2, threads=1)
 

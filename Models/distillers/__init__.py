@@ -26,7 +26,7 @@ from Models.teacher import Teacher
 
 __all__ = [
     "CD", "CLDRD", "DE", "DGKD", "ICD", "PHR", "RCEKD", "RD", "RRD", "S2D", "UCD", "HetComp",
-    "HyperKDMA", "ItemSideRRD", "UnKD", "new_hints",
+    "HyperKDMA", "ItemSideRRD", "RepresentationDistiller", "UnKD", "new_hints",
 ]  # fmt: skip
 
 

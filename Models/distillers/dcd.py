@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from Models.distillers.distiller import Distiller, require_batches
+from Models.distillers.distiller import Distiller, both_asked
 from Models.distillers.rrd import relaxed_ranking_loss
 from Models.distillers.sampling import CHUNK, draw_by_weight
 from Models.recommender import Recommender
@@ -89,7 +89,7 @@ class UCD(Correction):
     """The user side of DCD: for the batch's users, the teacher's first ``pool`` items."""
 
     def __init__(self, student: Recommender, teacher: Teacher, **chosen: Any) -> None:
-        require_batches(student, "users")
+        both_asked(student, teacher)
         super().__init__(teacher, "items", **chosen)
         self.student = student.score
 
@@ -112,9 +112,18 @@ class ICD(Correction):
     """
 
     def __init__(self, student: Recommender, teacher: Teacher, **chosen: Any) -> None:
-        require_pairs(student)
+        self.require(student)
         super().__init__(teacher, "users", **chosen)
         self.student = student.score
+
+    @classmethod
+    def require(cls, student: Recommender) -> None:
+        """Raise ``UserError`` if a student's batches have no items."""
+        if student.sampler.batch is not Pairs:
+            raise UserError(
+                f"--model {type(student).__name__}: it does not train on pairs, so there are no "
+                f"items in a batch for the item side; use --lmbda_ICD 0"
+            )
 
     def score(self, rows: Tensor, others: Tensor) -> Tensor:
         """Return scores of items and their users."""
@@ -123,15 +132,6 @@ class ICD(Correction):
     def loss(self, batch: Pairs) -> Tensor:
         """Return the loss of the batch's positives."""
         return self.correct(batch.positives)
-
-
-def require_pairs(student: Recommender) -> None:
-    """Raise ``UserError`` if a student's batches have no items."""
-    if student.sampler.batch is not Pairs:
-        raise UserError(
-            f"--model {type(student).__name__}: it does not train on pairs, so there are no items "
-            f"in a batch for the item side; use --lmbda_ICD 0"
-        )
 
 
 def ranks_within(scores: Tensor) -> Tensor:

@@ -37,6 +37,11 @@ class Distiller(nn.Module, ABC):
         super().__init__()
         self.name, self.draws = name, Draws(seed, name)
 
+    @classmethod
+    def require(cls, student: Recommender) -> None:
+        """Raise ``UserError`` if the method cannot teach a student, whoever the teacher is."""
+        require_batches(student, "users")
+
     def begin_epoch(self, epoch: int) -> None:
         """Change what changes once an epoch: draws, schedules; for some, nothing."""
 
@@ -115,7 +120,7 @@ class RepresentationDistiller(Distiller):
         **draws: Any,
     ) -> None:
         super().__init__(**draws)
-        require_batches(student, *Pairs._fields)
+        self.require(student)
         self.student, self.teacher = {
             "last": (student.representations, teacher.representations),
             "embeddings": (student.embeddings, teacher.embeddings),
@@ -133,6 +138,11 @@ class RepresentationDistiller(Distiller):
         self.known = {"user": teacher.covered("items", 0), "item": teacher.covered("users", 0)}
         self.kinds, first = list(h_s), next(iter(h_s))  # users and items are of one size
         self.d_s, self.d_t = h_s[first].shape[1], target_dim or h_t[first].shape[1]
+
+    @classmethod
+    def require(cls, student: Recommender) -> None:
+        """Raise ``UserError`` if a student is not trained on pairs."""
+        require_batches(student, *Pairs._fields)
 
     def entities(self, batch: Pairs) -> tuple[tuple[Tensor, Tensor], dict[str, Tensor]]:
         """Return the users and items to distil, and by kind the weight of each.

@@ -64,7 +64,7 @@ class HetComp(Distiller):
         construction: str = "dynamic", stages: str = "both", **draws: Any,
     ) -> None:  # fmt: skip
         super().__init__(**draws)
-        require_factors(student)
+        self.require(student)
         if K < COMPARED:
             raise UserError(f"--K {K}: HetComp compares the first {COMPARED}; use as many or more")
         self.score, self.encode = student.score, student.encode
@@ -81,6 +81,11 @@ class HetComp(Distiller):
         self.state = nn.Buffer(torch.full((users, teachers), start, device=device))
         self.anchor = nn.Buffer(torch.zeros(users, teachers, device=device))
         self.top: Tensor | None = None
+
+    @classmethod
+    def require(cls, student: Recommender) -> None:
+        """Raise ``UserError`` if a student's scores are not inner products."""
+        require_factors(student)
 
     def begin_epoch(self, epoch: int) -> None:
         """Let users rise who are ready for it, and make their lists."""

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from Models.distillers.distiller import Distiller
@@ -31,6 +32,7 @@ class ItemSideRRD(Distiller):
         pool: int = 500, interesting: str = "sampled", **draws: Any,
     ) -> None:  # fmt: skip
         super().__init__(**draws)
+        self.require(student)
         self.rrd, self.score = rrd, student.score
         self.num_above = K
         self.lists = RankingLists(
@@ -45,6 +47,13 @@ class ItemSideRRD(Distiller):
             draws=self.draws,
             kind="users",
         )
+
+    @classmethod
+    def require(cls, student: Recommender) -> None:
+        """Raise ``UserError`` if a student has no scores of several users for an item."""
+        super().require(student)
+        one = torch.zeros(1, dtype=torch.int64, device=next(student.parameters()).device)
+        student.score(one.unsqueeze(0), one)
 
     def begin_epoch(self, epoch: int) -> None:
         """Draw the lists of users; ``rrd`` draws its own."""
