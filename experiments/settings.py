@@ -27,6 +27,7 @@ SIZES = {name: {"teacher_dim": 200, "dim": 20} for name in MODELS}
 SIZES["NeuMF"] = {"teacher_dim": 250, "dim": 25}
 SIZES["Popularity"] = {"teacher_dim": 1, "dim": 1}
 SIZES |= {name: {"teacher_dim": 100, "dim": 50} for name in ("Caser", "SASRec")}  # the RD paper's
+OF_SEQUENCES = "Toys"  # whose rows are those of models of sequences
 RUN_SETTINGS = {field.name for field in fields(RunSettings)}
 
 Settings = TypeVar("Settings")
@@ -145,11 +146,12 @@ def find_row(block: dict[str, Any], dataset: str, model: str, method: str, dim: 
 
     That of exactly this data set, model, method and size comes first; what the script's ``block``
     is of needs none. Where data set or model are others than the block's, the row of the nearest
-    size stands in for one that is missing, and the block's data set for one without rows.
+    size stands in for one that is missing, and the block's data set for one without rows; for
+    models of sequences, of which the block's has no order, ``OF_SEQUENCES`` does.
     """
     if (dataset, model, dim) == (block["dataset"], block["model"], block["dim"]):
         return None
-    for data in (dataset, block["dataset"]):
+    for data in (dataset, block["dataset"], OF_SEQUENCES):
         own = (data, model) == (block["dataset"], block["model"])  # the block stands in there
         rows = [row for row in read_table() if row[:3] == (data, model, method)]
         rows = [row for row in rows if row.dim == dim or not own]
@@ -163,7 +165,8 @@ def resolve(kind: type[Settings], given: dict[str, Any]) -> tuple[Settings, str]
 
     First what is ``given``, then the table's row (``find_row``), then the script's block, whose
     numbers are for the data set, model and size that stand there. Public data in an order of time
-    are split by it. A base model of other usual sizes than the block's has those.
+    are split by it, as are any for a model of sequences. A base model of other usual sizes than the
+    block's has those.
 
     Raises
     ------
@@ -178,7 +181,7 @@ def resolve(kind: type[Settings], given: dict[str, Any]) -> tuple[Settings, str]
     usual = SIZES.get(model, {}) if model != block["model"] else {}
     sizes = {name: size for name, size in usual.items() if name in block}
     method, dim = method_of(kind), (block | sizes | given)["dim"]
-    if dataset in IN_ORDER:
+    if dataset in IN_ORDER or MODELS[model].in_order:
         sizes["split"] = "time"  # unless told otherwise
     if is_own(dataset):
         sizes["min_count"] = MIN_COUNT

@@ -255,6 +255,17 @@ def test_the_row_is_that_of_the_data_set_and_the_nearest_size(write):
         assert (dataset, dim, args.lr) == (dataset, dim, lr)
 
 
+def test_a_model_of_sequences_has_the_settings_of_sequences_and_a_split_by_time(write):
+    write((HEAD + "Toys,Caser,no_KD,50,lr=2.0,us\nCiteULike,BPR,no_KD,50,lr=3.0,us\n").encode())
+    args, said = resolve(main_no_KD.Settings, {"dataset": "synthetic", "model": "Caser"})
+    assert (args.lr, args.split, args.dim) == (2.0, "time", 50)
+    assert "for Toys Caser no_KD d=50; us): lr=2.0" in said
+    args, _ = resolve(main_no_KD.Settings, {"model": "Caser", "split": "share"})
+    assert args.split == "share"  # and not another one than was asked for
+    args, _ = resolve(main_no_KD.Settings, {"dataset": "Toys", "model": "BPR", "dim": 50})
+    assert (args.lr, args.split) == (3.0, "time")
+
+
 def test_a_model_has_its_usual_sizes(write):
     write(HEAD.encode())
     args, said = resolve(main_URRD.Settings, {"model": "NeuMF"})
