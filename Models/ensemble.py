@@ -140,11 +140,19 @@ class EnsembleTeacher(TrainedTeacher):
     ----------
     members, weights, combine : see ``Ensemble``.
     folder : where its lists are kept; it is made.
+
+    Raises
+    ------
+    UserError
+        If a member is asked for windows, and not for users.
     """
 
     def __init__(
         self, members: list[TrainedTeacher], weights: list[float], combine: str, folder: Path
     ) -> None:
+        for member in members:
+            if member.asked is not member.split:
+                raise member._lacks("scores of users to average, for it is asked of windows")
         text = [
             f"{member.sha256} {weight!r}" for member, weight in zip(members, weights, strict=True)
         ]

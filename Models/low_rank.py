@@ -20,8 +20,8 @@ def spectral_start(student: Recommender, teacher: Teacher) -> None:
     Raises
     ------
     UserError
-        If the student does not take given factors, or if the teacher's scores have a smaller rank
-        than the student is large.
+        If the student does not take given factors, if the teacher is asked for windows, or if its
+        scores have a smaller rank than the student is large.
     """
     require_assignable(student)
     if isinstance(teacher, SharedTeacher):
@@ -44,6 +44,10 @@ def _shared_start(student: Recommender, teacher: SharedTeacher) -> None:
 
 
 def _best_factors(student: Recommender, teacher: Teacher) -> tuple[Tensor, Tensor]:
+    if teacher.asked is not teacher.split:
+        raise UserError(
+            f"{teacher.describe()}: has scores of windows, and none of users; use another teacher"
+        )
     factors = teacher.encode() or leading_factors(teacher, student.dim + EXTRA)
     rank = min(*factors[0].shape, *factors[1].shape)
     if student.dim > rank:

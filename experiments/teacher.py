@@ -92,6 +92,12 @@ def load_ensemble(args: Any, split: Split, device: torch.device) -> EnsembleTeac
     if args.teacher:
         raise UserError(f"--teacher {args.teacher} --teachers {args.teachers}: use one of them")
     names = [name.strip() for name in args.teachers.split(",")]
+    for model in (args.model, *(KINDS.get(name, name) for name in names)):
+        if model in MODELS and MODELS[model].in_order:  # before the others are trained
+            raise UserError(
+                f"--teachers {args.teachers}: an ensemble averages scores of users, and {model} "
+                f"has one of a user for each window; use --teacher for a single one"
+            )
     weights = _weights(args.teacher_weights, len(names))
     members = [_member(name, args, split, device) for name in names]
     for place, member in enumerate(members):

@@ -20,6 +20,7 @@ import main_no_KD
 import main_RCEKD
 import main_RD
 import main_S2D
+import main_SVD
 import main_UnKD
 import main_URRD
 from experiments import windows as what_counts
@@ -578,6 +579,24 @@ def test_methods_of_lists_learn_after_sequences(script, options, taught, monkeyp
     of_users = taught | {"teacher": "checkpoints/Toys/BPR-d12/no_KD/time"}
     with pytest.raises(UserError, match="is asked for 200 users or windows, and the student for"):
         run(script, **of_users, **options, name="other")
+
+
+def test_scores_of_windows_are_not_taken_for_those_of_users(taught):
+    given = taught | {"model": "BPR"}
+    of_windows = {"teacher": given.pop("teacher")}
+    for script, changes, words in (
+        (main_SVD, of_windows, "has scores of windows, and none of users"),
+        (main_HetComp, of_windows, "is asked for 2,600 users or windows, and the student for 200"),
+        (main_URRD, {"teachers": of_windows["teacher"]}, "no scores of users to average"),
+        (main_URRD, {"teachers": "BPR,Caser"}, "of users, and Caser has one of a user for each w"),
+        (main_CD, {"teachers": "BPR", "model": "SASRec"}, "of users, and SASRec has one of a"),
+    ):
+        names = {field.name for field in dataclasses.fields(script.Settings)}
+        mine = {name: value for name, value in (given | changes).items() if name in names}
+        with pytest.raises(UserError, match=words):
+            run(script, **mine)
+    (trained,) = Path("checkpoints/Toys").glob("*/no_KD")
+    assert trained.parent.name == "Caser-d12"  # and nothing for an ensemble
 
 
 def test_a_teacher_of_longer_windows_teaches(taught):

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from Models.distillers.distiller import Distiller
+from Models.distillers.distiller import Distiller, both_asked
 from Models.distillers.sampling import CHUNK
 from Models.low_rank import require_factors
 from Models.recommender import Recommender
@@ -65,6 +65,7 @@ class HetComp(Distiller):
     ) -> None:  # fmt: skip
         super().__init__(**draws)
         self.require(student)
+        both_asked(student, teacher)
         if K < COMPARED:
             raise UserError(f"--K {K}: HetComp compares the first {COMPARED}; use as many or more")
         self.score, self.encode = student.score, student.encode
