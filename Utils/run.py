@@ -493,7 +493,9 @@ class Run:
         arrays = {part: values.numpy() for part, values in ranks.items()}
         if not has_all_users(self.split.name):  # else, there is one a user
             whole = whole_of(self.split)
-            arrays |= {f"{part}_starts": getattr(whole, part).starts for part in ranks}
+            counts = {part: getattr(whole, part).counts for part in ranks}
+            # small numbers are a fourth of what places in the row are, packed
+            arrays |= {f"{part}_counts": each.astype(np.int32) for part, each in counts.items()}
         with write_whole(self.folder.ranks) as file:
             # ranks weigh more in logs/ than all else
             np.savez_compressed(file, **arrays, epoch=epoch, split_sha256=self.split.sha256)

@@ -247,13 +247,14 @@ def read_ranks(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return the ranks of the test items from a run's ``ranks.npz``, and where each user's begin.
 
     (n,) int64, from 1, and (num_users + 1,): those of user u are between ``starts[u]`` and
-    ``starts[u + 1]``. A file without starts has one for each user.
+    ``starts[u + 1]``. Where there is one for each user, the file has no counts.
 
     Raises
     ------
     UserError
         If they are missing, not integers in a row, or below 1: a rank that its type could not hold
-        has come back negative, and would count as a hit.
+        has come back negative, and would count as a hit; or if their counts do not say whose they
+        are.
     """
     ranks = read_npz(path, ["test"])["test"]
     if ranks.ndim != 1 or not np.issubdtype(ranks.dtype, np.integer):
@@ -262,14 +263,11 @@ def read_ranks(path: Path) -> tuple[np.ndarray, np.ndarray]:
         raise UserError(f"{path}: its ranks are out of range, the least is {ranks.min()}")
     starts = np.arange(len(ranks) + 1)
     if not has_all_users(path.parent.name):
-        starts = read_npz(path, ["test_starts"])["test_starts"]
-        require_ids(path, "test_starts", starts, (None,), len(ranks) + 1)
-        if (
-            len(starts) < 2
-            or (np.diff(starts) < 0).any()
-            or (starts[0], starts[-1]) != (0, len(ranks))
-        ):
-            raise UserError(f"{path}: its test_starts do not go from 0 to {len(ranks)}")
+        counts = read_npz(path, ["test_counts"])["test_counts"]
+        require_ids(path, "test_counts", counts, (None,), len(ranks) + 1)
+        starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+        if starts[-1] != len(ranks):
+            raise UserError(f"{path}: its test_counts are {starts[-1]} in all, not {len(ranks)}")
     return ranks.astype(np.int64), starts
 
 

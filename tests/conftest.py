@@ -200,7 +200,7 @@ def fake_run(logs: Path, place: Place, seed: int, ranks: np.ndarray) -> None:
     (folder / "summary.json").write_text(json.dumps(summary))
     settings = dataclasses.asdict(wanted.settings)
     (folder / "config.json").write_text(json.dumps({"settings": settings, "data": {}}))
-    np.savez(folder / "ranks.npz", test=ranks, test_starts=held_out.starts)
+    np.savez(folder / "ranks.npz", test=ranks, test_counts=held_out.counts)
 
 
 def draw(hits: float, seed: int, users: int = 400) -> np.ndarray:

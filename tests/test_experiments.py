@@ -382,23 +382,25 @@ def test_ranks_are_read_whatever_their_integers(tmp_path, kind):
 
 
 @pytest.mark.parametrize(
-    ("starts", "words"),
+    ("counts", "words"),
     [
-        ([0, 2, 2, 3], ""),
-        ([0, 2, 4], "test_starts has 0 to 4, beyond 0 to 3"),
-        ([0, 2, 2], "its test_starts do not go from 0 to 3"),
-        ([0, 2, 1, 3], "its test_starts do not go from 0 to 3"),
-        ([], "its test_starts do not go from 0 to 3"),
-        (None, "holds no 'test_starts'"),
+        ([2, 0, 1], ""),
+        ([4, -1], "test_counts has -1 to 4, beyond 0 to 3"),
+        ([2, 2], "its test_counts are 4 in all, not 3"),
+        ([2], "its test_counts are 2 in all, not 3"),
+        ([], "its test_counts are 0 in all, not 3"),
+        ([1.0, 2.0], "test_counts is float64 of 2, not any integers"),
+        (None, "holds no 'test_counts'"),
     ],
 )
-def test_ranks_of_shares_say_whose_they_are(tmp_path, starts, words):
+def test_ranks_of_shares_say_whose_they_are(tmp_path, counts, words):
     path = tmp_path / "share0/ranks.npz"
     path.parent.mkdir()
-    arrays = {} if starts is None else {"test_starts": np.array(starts, dtype=np.int64)}
+    kind = float if counts == [1.0, 2.0] else np.int32
+    arrays = {} if counts is None else {"test_counts": np.array(counts, dtype=kind)}
     np.savez(path, test=np.array([1, 500, 3]), **arrays)
     if not words:
-        assert read_ranks(path)[1].tolist() == starts
+        assert read_ranks(path)[1].tolist() == [0, 2, 2, 3]
         return
     with pytest.raises(UserError, match=words):
         read_ranks(path)

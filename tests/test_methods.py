@@ -691,7 +691,7 @@ def test_every_method_runs_by_shares(script, workdir, shares_path, shares):
     with np.load(path) as kept:
         for part in ("valid", "test"):
             held_out = getattr(shares, part)
-            assert np.array_equal(kept[f"{part}_starts"], held_out.starts)
+            assert np.array_equal(kept[f"{part}_counts"], held_out.counts)
             assert kept[part].shape == held_out.items.shape
 
 

@@ -103,13 +103,14 @@ def test_a_kept_run_is_consistent(run):
     protocol = protocol_of(run["split"])
     ragged = protocol is not LEAVE_ONE_OUT
     if run["folder"].ranks.exists():
-        starts = ["valid_starts", "test_starts"] if ragged else []
-        kept = read_npz(run["folder"].ranks, ["valid", "test", "epoch", *starts])
+        counts = ["valid_counts", "test_counts"] if ragged else []
+        kept = read_npz(run["folder"].ranks, ["valid", "test", "epoch", *counts])
         assert kept["epoch"] == run["best_epoch"]
         for part in ("valid", "test"):
             held_out = HeldOut.one_each(kept[part])
             if ragged:
-                held_out = HeldOut(kept[f"{part}_starts"], kept[part])
+                starts = np.concatenate([[0], kept[f"{part}_counts"].cumsum()])
+                held_out = HeldOut(starts, kept[part])
             found = metrics(torch.from_numpy(kept[part]), held_out, protocol)
             every = protocol.metrics
             for name in every if run["selection"] == "paper" else every[:3]:

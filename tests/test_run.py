@@ -738,7 +738,7 @@ def test_a_run_by_shares_is_evaluated_now_and_then(workdir, shares):
     with np.load(folder / "ranks.npz") as kept:
         for part in ("valid", "test"):
             assert np.array_equal(kept[part], ranks[part].numpy())
-            assert np.array_equal(kept[f"{part}_starts"], getattr(shares, part).starts)
+            assert np.array_equal(kept[f"{part}_counts"], getattr(shares, part).counts)
 
 
 def test_patience_by_shares_is_of_evaluations(workdir):
