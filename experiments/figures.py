@@ -230,7 +230,7 @@ def setting_curves(panels: dict[str, dict[str, dict[float, list[float]]]], metri
     """Draw a metric against each of some settings.
 
     ``panels``: setting -> label of a line -> value -> scores over seeds. Means and bars are those
-    of ``size_curves``. Values that span two powers of ten stand on a logarithmic axis, on which 0,
+    of ``size_curves``. Values that span a power of ten stand on a logarithmic axis, on which 0,
     the student without distillation, has a place at the left end.
     """
     size = (0.6 + 3.1 * len(panels), 3.4)
@@ -329,15 +329,17 @@ def share_axis(axes: Axes, metric: str) -> None:
 def _scale(values: set[float]) -> tuple[dict[float, float], dict[float, str]]:
     """Return value -> place on the axis, and place -> text of the tick there.
 
-    Places are the values or, over two powers of ten or more, their logarithms. 0, which has none,
-    stands a power of ten below the smallest.
+    Places are the values or, over a power of ten or more, their logarithms; over two, ticks are at
+    the powers. 0, which has no logarithm, stands a power of ten below the smallest.
     """
     positive = sorted(value for value in values if value > 0)
-    if not positive or positive[-1] < 100 * positive[0]:
+    if not positive or positive[-1] < 10 * positive[0]:
         return {value: value for value in values}, {value: f"{value:g}" for value in values}
     places = {value: log10(value) for value in positive}
     first, last = places[positive[0]], places[positive[-1]]
-    ticks = {power: f"$10^{{{power}}}$" for power in range(ceil(first), floor(last) + 1)}
+    ticks = {place: f"{value:g}" for value, place in places.items()}
+    if last - first >= 2:
+        ticks = {power: f"$10^{{{power}}}$" for power in range(ceil(first), floor(last) + 1)}
     if 0 in values:
         places[0], ticks[first - 1] = first - 1, "0"
     return places, ticks

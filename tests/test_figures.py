@@ -211,11 +211,12 @@ def test_each_setting_has_a_panel_with_its_own_scale():
         },
         "K": {"BPR": {0: [0.2], 10: [0.3], 50: [0.4]}},
         "T": {"BPR": {1: [0.2], 100: [0.3]}},
+        "lambda_RD": {"BPR": {0: [0.2], 0.03: [0.3], 0.1: [0.4], 1: [0.1]}},
     }
     figure = setting_curves(panels, "H@5")
     assert [axes.get_xlabel() for axes in figure.axes] == list(panels)
     assert legend_texts(figure) == ["BPR", "NeuMF"]
-    weight, count, scale = figure.axes
+    weight, count, scale, fewer = figure.axes
     places = [-4, -3, np.log10(0.005), -1]  # 0 is a power of ten below the smallest
     means = [0.2, 0.25, 0.4, 0.4]
     assert line(weight, "BPR") == pytest.approx(np.array([places, means]).T)
@@ -230,6 +231,9 @@ def test_each_setting_has_a_panel_with_its_own_scale():
     assert line(scale, "BPR").tolist() == [[0, 0.2], [2, 0.3]]
     assert not count.texts
     assert not scale.texts
+    assert list(tick_labels(fewer).values()) == ["0.03", "0.1", "1", "0"]  # values, not powers
+    assert tick_labels(fewer)[0] == "1"
+    assert [text.get_text() for text in fewer.texts] == ["//"]
     assert weight.get_ylim() == count.get_ylim()
 
 

@@ -63,11 +63,11 @@ def against(evidence: Evidence, place: Place) -> Place | None:
 
 
 def balance_figure(view: View) -> "Figure | None":
-    """Draw the main metric against lambda and K, if three points of one were run."""
+    """Draw the main metric against lambda and K; 0 is the student alone."""
     panels = {
         setting: {"RD": scores}
         for setting, cells in POINTS.items()
-        if (scores := figures.scores_by_value(view, cells))
+        if (scores := figures.scores_by_value(view, {0: ALONE} | cells))
     }
     return figures.setting_curves(panels, METRIC) if panels else None
 
@@ -110,7 +110,7 @@ PAPER = Paper(
         ),
         "balance": Experiment(
             "RD's lambda and K",
-            [RD, *(cell for cells in POINTS.values() for cell in cells.values())],
+            [ALONE, RD, *(cell for cells in POINTS.values() for cell in cells.values())],
             tables=[note, tables.comparison],
             figure=balance_figure,
             splits=1,
