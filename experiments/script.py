@@ -126,9 +126,9 @@ class TeacherSettings(ScriptSettings):
 
     # size of the teacher's representations, d_t: 200 (NeuMF: 250)
     teacher_dim: int = 200
-    # checkpoint of a teacher, or its folder; or one that was trained elsewhere: its factors (.npz,
-    # .safetensors, a folder of Parquet) or lists (.parquet, .csv, .tsv), under the original ids;
-    # empty: the run of main_no_KD.py on the same split
+    # checkpoint of a teacher, or its run's folder; or one that was trained elsewhere: its factors
+    # (.npz, .safetensors, a folder of Parquet) or lists (.parquet, .csv, .tsv), under the original
+    # ids; empty: the run of main_no_KD.py on the same split
     teacher: str = ""
     # several teachers as one, for methods of lists and scores: base models, checkpoints or factors,
     # as in BPR,iALS; those that are missing are trained first

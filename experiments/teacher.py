@@ -71,7 +71,12 @@ def load_teacher(args: Any, split: Split, device: torch.device) -> Teacher:
 
 
 def teacher_at(path: Path, split: Split, device: torch.device, remedy: str) -> Teacher:
-    """Return the teacher at a path: given factors or lists, or a run's weights."""
+    """Return the teacher at a path: given factors or lists, or a run's weights.
+
+    A run's folder in ``logs/`` stands for the one in ``checkpoints/``.
+    """
+    if (path / "config.json").exists():
+        path = RunFolder.named(path).checkpoints
     if is_given(path):
         return read_given(path, split, device)
     return read_teacher(path, split, device, remedy)

@@ -587,6 +587,7 @@ def test_scores_of_windows_are_not_taken_for_those_of_users(taught):
     for script, changes, words in (
         (main_SVD, of_windows, "has scores of windows, and none of users"),
         (main_HetComp, of_windows, "is asked for 2,600 users or windows, and the student for 200"),
+        (main_DCD, of_windows | {"lmbda_UCD": 0.0, "n": 5, "pool": 20}, "lists of users, for each"),
         (main_URRD, {"teachers": of_windows["teacher"]}, "no scores of users to average"),
         (main_URRD, {"teachers": "BPR,Caser"}, "of users, and Caser has one of a user for each w"),
         (main_CD, {"teachers": "BPR", "model": "SASRec"}, "of users, and SASRec has one of a"),

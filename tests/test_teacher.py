@@ -27,6 +27,7 @@ from Utils.sources import load_interactions
 from Utils.split import leave_one_out
 
 CPU = torch.device("cpu")
+TOPS = ("logs", "checkpoints")
 
 
 def load(split, **changes) -> TrainedTeacher:
@@ -176,6 +177,8 @@ def test_a_missing_teacher_is_trained_first(made, split, monkeypatch):
     took = sum(json.loads(log.read_text())[f"{part}_seconds"] for part in ("train", "eval"))
     args = settings(main_no_KD, dataset="synthetic", dim=16)
     assert expected_time(args, split) == f", in roughly {took / 60:.1f} minutes, as before"
+    named = [load(split, teacher=f"{top}/synthetic/BPR-d16/no_KD/seed0") for top in TOPS]
+    assert named[0].sha256 == named[1].sha256
     assert not expected_time(dataclasses.replace(args, model="LightGCN"), split)  # not known
     monkeypatch.setattr("experiments.teacher._run", lambda _: pytest.fail("no need to train"))
     run(main_URRD, dim=4, teacher_dim=16, max_epoch=2, threads=1)
