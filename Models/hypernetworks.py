@@ -12,6 +12,10 @@ from Utils.optimizer import require_memory
 BLOCK = 1024  # products of two entries, of every entity, that are held at a time
 ROWS = 256  # entities come in multiples: low-precision kernels are made and kept for each number
 PRECISIONS = {"float32": None, "bf16": torch.bfloat16}  # of products; None: as what is multiplied
+# whether this CPU multiplies bf16 itself; without it, torch takes forty times as long as in float32
+CPU_HAS_BF16 = torch.backends.mkldnn.is_available() and (
+    torch.ops.mkldnn._is_mkldnn_bf16_supported()
+)
 
 
 class PersonalMapping(nn.Module):
@@ -33,12 +37,13 @@ class PersonalMapping(nn.Module):
 
     def forward(self, context: Tensor, h_s: Tensor) -> Tensor:
         """Return each entity's ``h_s`` mapped: ``(N, d_t), (N, d_s) -> (N, d_t)``."""
-        dtype, count = self.dtype or h_s.dtype, len(h_s)
         parts = *map(_padded, (context, h_s)), self.weight1, self.bias1, self.weight2, self.bias2
-        context, mapped, weight1, bias1, weight2, bias2 = (part.to(dtype) for part in parts)
+        context, mapped, weight1, bias1, weight2, bias2 = (
+            _rounded(part, self.dtype) for part in parts
+        )
         hidden = torch.addmm(bias1, context, weight1).relu_()
         theta = torch.addmm(bias2, hidden, weight2).view(-1, *self.shape)
-        return torch.bmm(mapped.unsqueeze(1), theta).squeeze(1)[:count].to(h_s.dtype)
+        return torch.bmm(mapped.unsqueeze(1), theta).squeeze(1)[: len(h_s)].to(h_s.dtype)
 
 
 class Projections(nn.Module):
@@ -74,7 +79,7 @@ class Projections(nn.Module):
         """Return the projections: ``(N, d_t) -> (N, d_1), ..., (N, d_m)``."""
         projected = h_t @ self.bias
         if len(self.weight):
-            quadratic = _Quadratic.apply(_padded(h_t), self.weight, self.dtype or h_t.dtype)
+            quadratic = _Quadratic.apply(_padded(h_t), self.weight, self.dtype)
             projected = projected + quadratic[: len(h_t)]
         return projected.split(self.sizes, dim=1)
 
@@ -84,6 +89,18 @@ def _padded(rows: Tensor) -> Tensor:
     return F.pad(rows, (0, 0, 0, -len(rows) % ROWS))
 
 
+def _rounded(factor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """Return what is to be multiplied, as precise as ``dtype``.
+
+    Its type stays what it is where the CPU has no such products: rounded factors are then
+    multiplied in it.
+    """
+    if dtype is None:
+        return factor
+    rounded = factor.to(dtype)
+    return rounded if CPU_HAS_BF16 or not factor.is_cpu else rounded.to(factor.dtype)
+
+
 class _Quadratic(torch.autograd.Function):
     """``sum over a, c of h_a h_c W_ac`` with W_ac = W_ca, for W alone to be differentiated.
 
@@ -91,26 +108,26 @@ class _Quadratic(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, h: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
+    def forward(ctx, h: Tensor, weight: Tensor, dtype: torch.dtype | None) -> Tensor:
         ctx.save_for_backward(h, weight)
         ctx.dtype = dtype
         result = h.new_zeros(len(h), weight.shape[1])
         for rows, products in _products(h, dtype):
-            result += products.T @ weight[rows].to(dtype)
+            result += products.T @ _rounded(weight[rows], dtype)
         return result
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[None, Tensor, None]:
         h, weight = ctx.saved_tensors
-        result, gradient = torch.empty_like(weight), gradient.to(ctx.dtype)
+        result, gradient = torch.empty_like(weight), _rounded(gradient, ctx.dtype)
         for rows, products in _products(h, ctx.dtype):
             result[rows] = (products @ gradient).to(weight.dtype)
         return None, result, None
 
 
-def _products(h: Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
+def _products(h: Tensor, dtype: torch.dtype | None) -> Iterator[tuple[slice, Tensor]]:
     """Yield blocks of ``h_a h_c``, twice where a < c: which pairs they are of, and ``(n, N)``."""
-    columns, start, end = h.T.to(dtype).contiguous(), 0, 0
+    columns, start, end = _rounded(h.T, dtype).contiguous(), 0, 0
     size, count = columns.shape
     block = columns.new_empty(BLOCK + size, count)
     for first in range(size):

@@ -109,7 +109,9 @@ def test_no_projection_is_held_for_each_entity():
     assert 90 * n <= seen.numel <= rows * (hypernetworks.BLOCK + d) < n * d * 90 / 3
 
 
-def test_reduced_precision_is_near():
+@pytest.mark.parametrize("has_bf16", [True, False])
+def test_reduced_precision_is_near(has_bf16, monkeypatch):
+    monkeypatch.setattr(hypernetworks, "CPU_HAS_BF16", has_bf16)
     context, h_s = draws(N, D_T).float(), draws(N, D_S, seed=1).float()
     for whole, reduced in (
         (mapping()(context, h_s), mapping("bf16")(context, h_s)),
@@ -117,6 +119,23 @@ def test_reduced_precision_is_near():
     ):
         assert reduced.dtype == torch.float32
         assert 0 < (whole - reduced).norm() < 0.02 * whole.norm()
+
+
+def test_no_bf16_is_multiplied_where_the_cpu_cannot(monkeypatch):
+    monkeypatch.setattr(hypernetworks, "CPU_HAS_BF16", False)
+    context, h_s = draws(N, D_T).float(), draws(N, D_S, seed=1).float()
+    multiplied = set()
+
+    class Seen(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func._schema.name in ("aten::mm", "aten::addmm", "aten::bmm"):
+                multiplied.update(arg.dtype for arg in args if isinstance(arg, torch.Tensor))
+            return func(*args, **(kwargs or {}))
+
+    with Seen():
+        mapped, projected = mapping("bf16")(context, h_s), projections("bf16")(context)
+        (mapped.sum() + torch.cat(projected, 1).square().sum()).backward()
+    assert multiplied == {torch.float32}
 
 
 def test_a_network_beyond_this_machines_memory_is_refused():
