@@ -146,20 +146,24 @@ def claims_table(
 ) -> str:
     """Return the paper's claims, of one experiment or all, with our verdicts.
 
-    Those not run are listed below the table.
+    Those not run are listed below the table, the same of several base models in one line.
     """
     head = ["claim", "section", "verdict", f"our evidence (differences of {paper.metric})"]
-    table, not_run = [head], []
+    table: list[list[str]] = [head]
+    not_run: dict[str, list[str]] = {}  # of which models, by what is claimed of them
     for claim in paper.claims:
         if experiment in (None, claim.experiment):
             (verdict, detail), text = claim.check(paper, evidence, dataset), claim.text_on(dataset)
             if verdict == NOT_RUN:
-                not_run.append(f"- {text} ({claim.section})" + f": {detail}" * bool(detail))
+                of, colon, claimed = text.partition(": ") if ": " in text else ("", "", text)
+                line = f"{colon}{claimed} ({claim.section})" + f": {detail}" * bool(detail)
+                not_run.setdefault(line, []).append(of)
             else:
                 table.append([text, claim.section, f"*{verdict}*", detail])
     parts = [markdown_table(table)] if len(table) > 1 else []
     if not_run:
-        parts.append("\n".join(["*Not run*, so open:", "", *not_run]))
+        lines = [f"- {'; '.join(of)}{line}" for line, of in not_run.items()]
+        parts.append("\n".join(["*Not run*, so open:", "", *lines]))
     return "\n\n".join(parts)
 
 
