@@ -50,6 +50,11 @@ CONTROLS = {
     ),
     "S2D": (changed(S2D, "S2D, random", start="random", reg=1e-4), S2D),
 }
+# RRD that learns as far down the teacher's lists as S2D does: T weighs what is drawn
+DEEP = [
+    changed(RRD, "RRD, T = 100", T=100.0),
+    changed(RRD, "RRD, all of the first 300", K=300, interesting="top"),
+]
 SAMPLED = changed(S2D, "S2D, sampled softmax", num_samples=1000)
 
 # teachers of full size, trained to convergence, by the place of their weights
@@ -84,6 +89,9 @@ def questions() -> Iterator[Contrast]:
     yield "all: S2D - DE-RRD as published", S2D, DE_RRD
     yield "all: S2D - IR-RRD as published", S2D, IR_RRD
     yield "what is left: S2D - teacher", S2D, TEACHER
+    for deep in DEEP:
+        yield f"how far down: {deep.label} - as published", deep, RRD
+        yield f"the loss, as far down: S2D, random - {deep.label}", CONTROLS["S2D"][0], deep
     yield "a sampled softmax - the whole", SAMPLED, S2D
 
 
@@ -95,6 +103,7 @@ def controls_table(view: View) -> str:
         for loss, pair in CONTROLS.items()
         for start, cell in zip(("random", "spectral"), pair, strict=True)
     ]
+    cells += [(deep.label, "random", deep) for deep in DEEP]
     for loss, start, cell in [*cells, ("S2D, sampled softmax", "spectral", SAMPLED)]:
         runs = view.runs(cell).values()
         if not runs:
@@ -165,7 +174,7 @@ PAPER = replace(
     experiments={
         "controls": Experiment(
             "What makes S2D good: start, loss, teacher",
-            [TEACHER, *(cell for pair in CONTROLS.values() for cell in pair), SAMPLED],
+            [TEACHER, *(cell for pair in CONTROLS.values() for cell in pair), *DEEP, SAMPLED],
             tables=[controls_table, answers_table],
             figure=share_figure,
         ),
