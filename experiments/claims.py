@@ -94,9 +94,9 @@ def above(model: str, better: Iterable[Cell], worse: Iterable[Cell], any_of: boo
     )
 
 
-def ratio(model: str, cell: Cell, least: float) -> Check:
+def ratio(model: str, cell: Cell, least: float, teacher: Cell = TEACHER) -> Check:
     """Return a check that a cell's mean is ``least`` times the teacher's or more, as rounded."""
-    weights = {(model, cell): 1.0, (model, TEACHER): 0.005 - least}
+    weights = {(model, cell): 1.0, (model, teacher): 0.005 - least}
 
     def check(paper: Paper, evidence: Evidence, dataset: str) -> Finding:
         scores = evidence.common([Place(dataset, *key) for key in weights], paper.metric)
@@ -104,7 +104,7 @@ def ratio(model: str, cell: Cell, least: float) -> Check:
             return Finding(NOT_RUN, "")
         mine, teachers = np.mean(list(scores.values()), axis=0)
         verdict, detail = _above_0(paper, evidence, dataset, weights)
-        return Finding(verdict, f"{cell.label} / Teacher = {mine / teachers:.3f}; {detail}")
+        return Finding(verdict, f"{cell.label} / {teacher.label} = {mine / teachers:.3f}; {detail}")
 
     return check
 

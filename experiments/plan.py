@@ -18,9 +18,10 @@ class Cell:
 
     ``phi`` is the student's parameters as a share of the teacher's. ``changes`` are settings of the
     script that are not those of the table of tuned settings, as pairs of name and value; a value
-    may be a function of the base model, and ``{seed}`` in it is the run's seed. Unless there is a
-    ``name`` among them, they make the run's name. ``keeps`` are such settings that change no number
-    but say what a run keeps. A cell that ``needs_factors`` is not on other base models.
+    may be a function of the base model, and ``{seed}`` and ``{dataset}`` in it are the run's.
+    Unless there is a ``name`` among them, they make the run's name. ``keeps`` are such settings
+    that change no number but say what a run keeps. A cell that ``needs_factors`` is not on other
+    base models.
     """
 
     label: str
@@ -122,7 +123,7 @@ def _unusual(usual: Any, pairs: Iterable[tuple[str, Any]], seed: int) -> dict[st
     """Return those of a cell's settings, on the base model of the usual ones, that differ."""
     values = {key: value(usual.model) if callable(value) else value for key, value in pairs}
     values = {
-        key: value.format(seed=seed) if isinstance(value, str) else value
+        key: value.format(seed=seed, dataset=usual.dataset) if isinstance(value, str) else value
         for key, value in values.items()
     }
     return {key: value for key, value in values.items() if getattr(usual, key) != value}

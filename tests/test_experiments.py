@@ -92,8 +92,9 @@ def test_a_runs_flags_make_its_settings(paper, name, model):
         resolved = plan.resolve(kind, given)[0]
         for name, value in planned_run.cell.changes:
             value = value(model) if callable(value) else value
-            wanted = value.format(seed=resolved.seed) if isinstance(value, str) else value
-            assert getattr(resolved, name) == wanted
+            if isinstance(value, str):
+                value = value.format(seed=resolved.seed, dataset=resolved.dataset)
+            assert getattr(resolved, name) == value
         assert resolved == planned_run.settings
 
 
@@ -530,6 +531,27 @@ def test_a_ratio_holds_as_rounded(tmp_path):
     assert verdict(claims.ratio("BPR", DE, 0.935), tmp_path) == HOLDS  # 0.936 to 0.940
     assert verdict(claims.ratio("BPR", DE, 0.938), tmp_path) == HOLDS
     assert verdict(claims.ratio("BPR", DE, 0.95), tmp_path) == FAILS
+
+
+def test_large_students_are_compared_with_a_teacher_that_was_not_stopped_early(tmp_path):
+    large, half = (derrd.of_converged(dataclasses.replace(DE_RRD, phi=phi)) for phi in (1.0, 0.5))
+    for seed, more in enumerate((0, 1, 2)):
+        fake_run(tmp_path, at(large), seed, hits(500 + more))
+        fake_run(tmp_path, at(half), seed, hits(520 + more))
+        fake_run(tmp_path, at(TEACHER), seed, hits(480))
+        fake_run(tmp_path, at(derrd.CONVERGED), seed, hits(510))
+    found = {
+        claim.text: claim.check(derrd.PAPER, Evidence(tmp_path), "CiteULike")
+        for claim in derrd.CLAIMS
+        if claim.experiment == "stopping" and claim.text.startswith("BPR")
+    }
+    above, ratio = found.values()
+    assert above.verdict == FAILS
+    assert ratio.verdict == HOLDS
+    assert "DE-RRD, teacher converged / Teacher, converged = 1.022" in ratio.detail
+    table = report.report(Evidence(tmp_path), "stopping")[0]
+    assert "| the teacher: converged - patience 30 " in table
+    assert "| DE-RRD, phi = 1: teacher converged - that teacher " in table
 
 
 def test_a_peak_is_of_the_splits_that_all_its_cells_have(logs):

@@ -18,7 +18,7 @@ from experiments import figures
 from experiments.evidence import footnotes, minutes
 from experiments.paper import Experiment, View
 from experiments.papers import derrd
-from experiments.papers.derrd import DE_RRD, IR_RRD, METHODS, RRD, S2D, SVD
+from experiments.papers.derrd import CONVERGED, DE_RRD, IR_RRD, METHODS, RRD, S2D, SVD, converged_at
 from experiments.plan import STUDENT, TEACHER, Cell, changed
 from experiments.results import markdown_table, mean_of
 from experiments.tables import Contrast, contrast, contrasts_table
@@ -58,12 +58,13 @@ DEEP = [
 SAMPLED = changed(S2D, "S2D, sampled softmax", num_samples=1000)
 
 # teachers of full size, trained to convergence, by the place of their weights
-CONVERGED = changed(TEACHER, "BPR, d = 200, converged", patience=100, name="converged")
+BPR = replace(CONVERGED, label="BPR, d = 200, converged")
 IALS = changed(TEACHER, "iALS, d = 200", model="iALS")
-_BPR_AT = "checkpoints/CiteULike/BPR-d200/no_KD-converged/seed{seed}"
-_IALS_AT = "checkpoints/CiteULike/iALS-d200/no_KD/seed{seed}"
+_IALS_AT = "checkpoints/{dataset}/iALS-d200/no_KD/seed{seed}"
 FROM_IALS = changed(S2D, "S2D from iALS", teacher=_IALS_AT, name="iALS")
-FROM_BOTH = changed(S2D, "S2D from BPR + iALS", teachers=f"{_BPR_AT},{_IALS_AT}", name="BPR-iALS")
+FROM_BOTH = changed(
+    S2D, "S2D from BPR + iALS", teachers=f"{converged_at('BPR')},{_IALS_AT}", name="BPR-iALS"
+)
 TAUGHT = [replace(cell, phi=phi) for phi in (0.1, 0.05) for cell in (FROM_BOTH, FROM_IALS)]
 
 
@@ -128,7 +129,7 @@ def teachers_table(view: View) -> str:
     best = view.values(IALS)
     if not best:
         return "Not run."
-    for cell in [CONVERGED, IALS, replace(S2D, label="S2D from BPR, patience 30"), *TAUGHT]:
+    for cell in [BPR, IALS, replace(S2D, label="S2D from BPR, patience 30"), *TAUGHT]:
         values, d = view.values(cell), str(round(200 * cell.phi))
         if not values:
             table.append([cell.label, d, "0", "not run", "", "", "", ""])
@@ -180,7 +181,7 @@ PAPER = replace(
         ),
         "teachers": Experiment(
             "A student of a tenth beside the best single teacher of full size",
-            [CONVERGED, IALS, S2D, *TAUGHT],
+            [BPR, IALS, S2D, *TAUGHT],
             tables=[teachers_table],
         ),
         "sizes": Experiment(
