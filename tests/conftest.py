@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -36,6 +37,8 @@ SCRIPT_NAMES = sorted(path.name for path in ROOT.glob("main_*.py"))
 SHARED = ROOT.parent / "shared"  # an optional place where data lies
 
 torch.set_num_threads(1)
+# what a shell starts in the background ignores Ctrl-C, and so would the scripts that tests start
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # hundreds of runs in one process read them; to make them takes as long as a small run's training
 Utils.sources.synthetic_pairs = cache(Utils.sources.synthetic_pairs)
 # base models that learn from the built-in data, which has no order
