@@ -173,19 +173,21 @@ def setting_figure(view: View) -> "Figure | None":
     return figures.setting_curves(found, METRIC) if found else None
 
 
-STOPPING = [(cell, of_converged(cell)) for cell in (DE_RRD, S2D)]
+STOPPING = [
+    [replace(each, phi=phi) for each in (STUDENT, cell, of_converged(cell))]
+    for phi in (0.1, 0.2, 0.5, 1.0)
+    for cell in (DE_RRD, S2D)
+]
 
 
 def stopping_questions() -> Iterator[tables.Contrast]:
     """Yield what depends on when the teacher stops."""
     yield "the teacher: converged - patience 30", CONVERGED, TEACHER
-    for phi in (0.1, 0.2, 0.5, 1.0):
-        for usual, longer in STOPPING:
-            usual, longer, alone = (replace(cell, phi=phi) for cell in (usual, longer, STUDENT))
-            where = f"{usual.label}, phi = {phi:g}"
-            yield f"{where}: teacher converged - patience 30", longer, usual
-            yield f"{where}: teacher converged - student alone", longer, alone
-            yield f"{where}: teacher converged - that teacher", longer, CONVERGED
+    for alone, usual, longer in STOPPING:
+        where = f"{usual.label}, phi = {usual.phi:g}"
+        yield f"{where}: teacher converged - patience 30", longer, usual
+        yield f"{where}: teacher converged - student alone", longer, alone
+        yield f"{where}: teacher converged - that teacher", longer, CONVERGED
 
 
 def stopping_table(view: View) -> str:
@@ -360,14 +362,7 @@ EXPERIMENTS = {
     ),
     "stopping": Experiment(
         "When the teacher stops: patience 30, or converged",
-        [
-            *(TEACHER, CONVERGED),
-            *(
-                replace(cell, phi=phi)
-                for phi in (0.1, 0.2, 0.5, 1.0)
-                for cell in (STUDENT, *(each for pair in STOPPING for each in pair))
-            ),
-        ],
+        list(dict.fromkeys([TEACHER, CONVERGED, *(cell for each in STOPPING for cell in each)])),
         tables=[tables.comparison, stopping_table],
     ),
     # the runs whose learning curves the authors published, and DE-RRD and SVD beside them
