@@ -1,4 +1,4 @@
-"""What tests share: the built-in data, real data where it is, scripts as a user runs them."""
+"""What tests share: the built-in data and tiny data, real data where it is, scripts as a user runs them."""
 
 import contextlib
 import dataclasses
@@ -29,7 +29,7 @@ from Models.recommender import Recommender
 from Models.teacher import TrainedTeacher
 from Utils.dataset import PairSampler, SequenceSampler, UserSampler
 from Utils.evaluation import metrics
-from Utils.sources import load_interactions
+from Utils.sources import dataset_name, load_interactions
 from Utils.split import HeldOut, Split, by_share, leave_one_out, protocol_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -44,6 +44,8 @@ Utils.sources.synthetic_pairs = cache(Utils.sources.synthetic_pairs)
 # base models that learn from the built-in data, which has no order
 UNORDERED = [name for name, model in MODELS.items() if not model.in_order]
 STUDENTS = [name for name in UNORDERED if not MODELS[name].unused]  # in steps, so as students, too
+TINY = "synthetic:300x600x5000"  # users, items and pairs of what hundreds of runs are trained on
+TINY_NAME = dataset_name(TINY)
 
 
 def real_file(*parts: str) -> Path:
@@ -102,6 +104,12 @@ def teacher_path(tmp_path_factory) -> Path:
     """The checkpoint of a small finished teacher, BPR, with states beside it."""
     folder = tmp_path_factory.mktemp("teacher")
     return trained_teacher(folder, max_epoch=12, reg=0.001, keep_states=3)
+
+
+@pytest.fixture(scope="session")
+def tiny_path(tmp_path_factory) -> Path:
+    """The checkpoint of such a teacher that was trained on the tiny data."""
+    return trained_teacher(tmp_path_factory.mktemp("tiny"), max_epoch=12, reg=0.001, dataset=TINY)
 
 
 @pytest.fixture(scope="session")

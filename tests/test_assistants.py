@@ -3,11 +3,13 @@
 import csv
 import shutil
 from collections import Counter
+from functools import partial
 
+import conftest
 import numpy as np
 import pytest
 import torch
-from conftest import killed_in, run, split_of, trained_teacher
+from conftest import TINY, TINY_NAME, killed_in, split_of
 from scipy.stats import chisquare
 from test_distillers import BATCH, neumf_pair
 
@@ -26,6 +28,7 @@ from Models.distillers.phr import enriched
 from Utils.errors import UserError
 from Utils.files import sha256_of
 
+run = partial(conftest.run, dataset=TINY)
 KIND = {"user": 0, "item": 1}
 WEIGHTED = [("user", 0, 1.0), ("item", 1, 0.5), ("item", 2, 0.5)]  # kind, column of a batch, weight
 
@@ -321,7 +324,7 @@ def links(workdir, monkeypatch) -> list[str]:
     with open(table, "w", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
-        writer.writerows(("synthetic", "BPR", name, dim, row, "test") for name, dim, row in ROWS)
+        writer.writerows((TINY_NAME, "BPR", name, dim, row, "test") for name, dim, row in ROWS)
     monkeypatch.setattr(experiments.settings, "TABLE", table)
     started = []
 
@@ -340,62 +343,62 @@ def links(workdir, monkeypatch) -> list[str]:
 
 
 def best(folder: str, workdir) -> bytes:
-    return (workdir / "checkpoints/synthetic" / folder / "seed0/best.pt").read_bytes()
+    return (workdir / "checkpoints" / TINY_NAME / folder / "seed0/best.pt").read_bytes()
 
 
-def test_a_chain_is_made_once(links, workdir, teacher_path):
-    run(main_TAKD, **GIVEN, teacher=str(teacher_path))
+def test_a_chain_is_made_once(links, workdir, tiny_path):
+    run(main_TAKD, **GIVEN, teacher=str(tiny_path))
     assert links == ["DE 14", "TAKD 12"]
     of = {
-        name: (workdir / f"logs/synthetic/{name}/seed0/config.json").read_text()
+        name: (workdir / f"logs/{TINY_NAME}/{name}/seed0/config.json").read_text()
         for name in ("BPR-d14/DE", "BPR-d12/TAKD-DE-via-14", "BPR-d8/TAKD")
     }
-    assert sha256_of(teacher_path) in of["BPR-d14/DE"]
-    above = "checkpoints/synthetic/BPR-d14/DE/seed0/best.pt"
+    assert sha256_of(tiny_path) in of["BPR-d14/DE"]
+    above = f"checkpoints/{TINY_NAME}/BPR-d14/DE/seed0/best.pt"
     assert sha256_of(workdir / above) in of["BPR-d12/TAKD-DE-via-14"]
-    below = "checkpoints/synthetic/BPR-d12/TAKD-DE-via-14/seed0/best.pt"
+    below = f"checkpoints/{TINY_NAME}/BPR-d12/TAKD-DE-via-14/seed0/best.pt"
     assert sha256_of(workdir / below) in of["BPR-d8/TAKD"]
-    run(main_TAKD, **GIVEN | {"dim": 9}, teacher=str(teacher_path))
+    run(main_TAKD, **GIVEN | {"dim": 9}, teacher=str(tiny_path))
     assert links == ["DE 14", "TAKD 12"]
-    run(main_DGKD, **GIVEN, teacher=str(teacher_path))
+    run(main_DGKD, **GIVEN, teacher=str(tiny_path))
     assert links == ["DE 14", "TAKD 12", "DGKD 12"]  # whose largest assistant is the same
-    config = (workdir / "logs/synthetic/BPR-d8/DGKD/seed0/config.json").read_text()
+    config = (workdir / f"logs/{TINY_NAME}/BPR-d8/DGKD/seed0/config.json").read_text()
     assert config.count('"sha256"') == 3
-    run(main_TAKD, **GIVEN | {"kd": "PHR", "TA_dims": "14"}, name="PHR", teacher=str(teacher_path))
+    run(main_TAKD, **GIVEN | {"kd": "PHR", "TA_dims": "14"}, name="PHR", teacher=str(tiny_path))
     assert links[3:] == ["PHR 14"]
 
 
 @pytest.mark.parametrize("script", [main_TAKD, main_DGKD])
 def test_a_chain_that_was_killed_in_any_link_goes_on(
-    script, links, workdir, teacher_path, monkeypatch
+    script, links, workdir, tiny_path, monkeypatch
 ):
     name = script.__name__.removeprefix("main_")
     folders = ["BPR-d14/DE", f"BPR-d12/{name}-DE-via-14", f"BPR-d8/{name}"]
-    run(script, **GIVEN, teacher=str(teacher_path))
+    run(script, **GIVEN, teacher=str(tiny_path))
     whole = [best(folder, workdir) for folder in folders]
     for link, folder in enumerate(folders):
         shutil.rmtree(workdir / "checkpoints")
         shutil.rmtree(workdir / "logs")
         with killed_in(1 + link, monkeypatch):  # the first to have such an epoch dies in it
-            run(script, **GIVEN, teacher=str(teacher_path))
-        assert (workdir / "checkpoints/synthetic" / folder / "seed0/last.pt").exists()
-        assert not (workdir / "logs/synthetic" / folder / "seed0/summary.json").exists()
-        run(script, **GIVEN, teacher=str(teacher_path), resume=True)
+            run(script, **GIVEN, teacher=str(tiny_path))
+        assert (workdir / "checkpoints" / TINY_NAME / folder / "seed0/last.pt").exists()
+        assert not (workdir / "logs" / TINY_NAME / folder / "seed0/summary.json").exists()
+        run(script, **GIVEN, teacher=str(tiny_path), resume=True)
         assert [best(folder, workdir) for folder in folders] == whole
 
 
-def test_an_assistant_of_other_settings_or_another_split_is_refused(links, workdir, teacher_path):
-    run(main_DE, teacher=str(teacher_path), dim=14, lmbda_DE=0.5, max_epoch=1)
+def test_an_assistant_of_other_settings_or_another_split_is_refused(links, workdir, tiny_path):
+    run(main_DE, teacher=str(tiny_path), dim=14, lmbda_DE=0.5, max_epoch=1)
     words = r"d14/DE/seed0: is no assistant of the usual settings, but has .*lmbda_DE"
     with pytest.raises(UserError, match=rf"{words}.*; train the usual one with .* --overwrite$"):
-        run(main_TAKD, **GIVEN, teacher=str(teacher_path))
+        run(main_TAKD, **GIVEN, teacher=str(tiny_path))
     shutil.rmtree(workdir / "logs")
     shutil.rmtree(workdir / "checkpoints")
-    run(main_TAKD, **GIVEN, teacher=str(teacher_path))
-    other = trained_teacher(workdir / "logs", seed=1, max_epoch=1, reg=0.0)
-    shutil.copy(other, workdir / "checkpoints/synthetic/BPR-d12/TAKD-DE-via-14/seed0/best.pt")
+    run(main_TAKD, **GIVEN, teacher=str(tiny_path))
+    other = conftest.trained_teacher(workdir / "logs", seed=1, max_epoch=1, reg=0.0, dataset=TINY)
+    shutil.copy(other, workdir / f"checkpoints/{TINY_NAME}/BPR-d12/TAKD-DE-via-14/seed0/best.pt")
     with pytest.raises(UserError, match=r"via-14/seed0/best.pt: .*its split is seed1, not seed0; "):
-        run(main_TAKD, **GIVEN, teacher=str(teacher_path), overwrite=True)
+        run(main_TAKD, **GIVEN, teacher=str(tiny_path), overwrite=True)
 
 
 @pytest.mark.parametrize("script", [main_TAKD, main_DGKD, main_DETA])

@@ -1,12 +1,13 @@
 """HetComp against a slow transcription: discrepancy, both losses, who rises when, lists."""
 
 import math
-from functools import cache
+from functools import cache, partial
 
+import conftest
 import numpy as np
 import pytest
 import torch
-from conftest import killed_in, run, split_of
+from conftest import TINY, killed_in, split_of
 
 import main_HetComp
 import main_no_KD
@@ -22,6 +23,7 @@ K, T, P = 55, 10.0, 10
 USERS = torch.tensor([3, 0, 11, 3])
 SMALL = {"dim": 8, "lr": 0.01, "batch_size": 200, "K": 60, "p": 3, "max_epoch": 12}
 CPU = torch.device("cpu")
+run = partial(conftest.run, dataset=TINY)
 
 
 class Fake(Teacher):
@@ -252,7 +254,7 @@ def test_what_it_cannot_learn_from_is_refused(student, teacher):
 
 @pytest.fixture(scope="session")
 def trajectories(tmp_path_factory):
-    """Two teachers with states on shares of the built-in data."""
+    """Two teachers with states on shares of the tiny data."""
     folder = tmp_path_factory.mktemp("trajectories")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -309,6 +311,6 @@ def test_every_setting_acts(name, curves):
     assert curves(**given) != curves(**given, **{name: OTHER.get(name, 0.1)})
 
 
-def test_a_teacher_without_states_is_refused(workdir, neumf_path):
+def test_a_teacher_without_states_is_refused(workdir, tiny_path):
     with pytest.raises(UserError, match="no states of earlier epochs"):
-        run(main_HetComp, teacher=str(neumf_path), dim=8)
+        run(main_HetComp, teacher=str(tiny_path), dim=8)

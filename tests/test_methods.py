@@ -5,13 +5,15 @@ import dataclasses
 import json
 import math
 from functools import cache, partial
+from pathlib import Path
 from types import ModuleType
 from typing import get_args
 
+import conftest
 import numpy as np
 import pytest
 import torch
-from conftest import SCRIPT_NAMES, STUDENTS, killed_in, run, settings, trained_teacher
+from conftest import SCRIPT_NAMES, STUDENTS, TINY, TINY_NAME, killed_in, settings
 
 import experiments.teacher
 import main_CD
@@ -42,7 +44,8 @@ from Utils.errors import UserError
 from Utils.evaluation import Evaluator
 from Utils.files import sha256_of
 from Utils.run_folder import epochs_of
-from Utils.split import FULL_RANKING, LEAVE_ONE_OUT
+from Utils.sources import load_split
+from Utils.split import FULL_RANKING, LEAVE_ONE_OUT, Split
 from Utils.tables import Reading
 
 METRICS = LEAVE_ONE_OUT.metrics
@@ -198,7 +201,40 @@ ELSEWHERE = {
     "save_gates": "test_the_gates_of_the_wanted_epochs_are_kept",
 }
 
-pytestmark = pytest.mark.usefixtures("workdir")
+pytestmark = pytest.mark.usefixtures("workdir", "at_hand")
+
+run = partial(conftest.run, dataset=TINY)
+trained_teacher = partial(conftest.trained_teacher, dataset=TINY)
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory) -> Path:
+    """Where the data is kept."""
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture
+def at_hand(workdir, data_dir) -> None:
+    """It is made once, and not for each run."""
+    (workdir / "datasets").symlink_to(data_dir)
+
+
+@pytest.fixture(scope="module")
+def split(data_dir) -> Split:
+    """Its split of seed 0."""
+    return load_split(TINY, "seed", 0, str(data_dir))
+
+
+@pytest.fixture(scope="module")
+def teacher_path(tiny_path) -> Path:
+    """The checkpoint of a teacher that was trained on it, BPR, d = 16."""
+    return tiny_path
+
+
+@pytest.fixture(scope="module")
+def neumf_path(tmp_path_factory) -> Path:
+    """The checkpoint of another, NeuMF."""
+    return trained_teacher(tmp_path_factory.mktemp("neumf"), max_epoch=3, reg=0.0, model="NeuMF")
 
 
 @pytest.fixture(scope="session")
@@ -206,11 +242,10 @@ def assistant_of(tmp_path_factory):
     """The checkpoint of an assistant of a size, which learned from nobody."""
 
     @cache
-    def path(dim: int, model: str, split: str, seed: int):
+    def path(**given):
         with pytest.MonkeyPatch.context() as patch:
             folder = tmp_path_factory.mktemp("assistant")
             patch.chdir(folder)
-            given = {"dim": dim, "model": model, "split": split, "seed": seed}
             run(main_no_KD, **given, lr=0.01, reg=0.001, max_epoch=2)
         return next(folder.rglob("best.pt"))
 
@@ -225,7 +260,8 @@ def assistants(monkeypatch, assistant_of):
     def trained_run(method, given, split, role="teacher"):
         if role == "teacher":
             return original(method, given, split, role)
-        return assistant_of(*(given[name] for name in ("dim", "model", "split", "seed")))
+        told = "dim", "model", "split", "seed", "dataset", "data_dir"
+        return assistant_of(**{name: given[name] for name in told})
 
     monkeypatch.setattr(experiments.teacher, "trained_run", trained_run)
 
@@ -356,16 +392,20 @@ def usual(tmp_path_factory, teacher_path):
     return metrics
 
 
+LATE = {  # act after an epoch of three steps, if only by the rounding of what is written
+    *("tau_P", "P", "mu", "num_samples", "warm_up", "variant", "stage_epochs", "precision", "T"),
+}
 CASES = [(script, name) for script in TRAINED for name in OTHER_VALUES if name in named(script)]
 
 
 @pytest.mark.parametrize(("script", "name"), CASES)
 def test_a_setting_that_is_accepted_is_used(script, name, workdir, teacher_path, usual):
     others = {"kd": "PHR"} if script in CHAINS and name in OF_PHR else {}
+    others |= {} if name in LATE else {"max_epoch": 1}
     changes = others | {name: OF_ONE_SCRIPT.get((script, name), OTHER_VALUES[name])}
     if name == "seed":  # another split, so the teacher is another one as well
         run(main_no_KD, dim=16, seed=1, max_epoch=1)
-        changes |= {"teacher": "checkpoints/synthetic/BPR-d16/no_KD/seed1"}
+        changes |= {"teacher": f"checkpoints/{TINY_NAME}/BPR-d16/no_KD/seed1"}
     train(script, teacher_path, **changes)
     (path,) = workdir.glob(f"logs/*/*/{method(script)}/*/metrics.csv")
     assert path.read_bytes() != usual(script, **others)
@@ -489,7 +529,8 @@ def test_the_record_says_which_teacher_it_was_and_a_finished_run_asks_none(
     train(script, teacher_path)
     record, *_ = json.loads(read(workdir, script, "config.json"))["teachers"]
     if script is main_TAKD:  # who teaches is the last assistant, of the size between
-        path = assistant_of(11, "BPR", "seed", 0)
+        of_split = {"split": "seed", "seed": 0, "dataset": TINY, "data_dir": "datasets"}
+        path = assistant_of(dim=11, model="BPR", **of_split)
         teacher = read_teacher(path, split, torch.device("cpu"), "")
     assert record["sha256"] == teacher.sha256
     assert record["dim"] == teacher.model.dim
@@ -524,7 +565,9 @@ def test_the_baseline_is_evaluated_without_training(workdir, teacher_path, teach
     p, q = teacher.model.encode()
     left, values, right = torch.linalg.svd((p @ q.T).double())
     expected = (left[:, :8] * values[:8] @ right[:8]).float()
-    torch.testing.assert_close(student.score_all(torch.arange(1000)), expected, rtol=0, atol=1e-3)
+    torch.testing.assert_close(
+        student.score_all(torch.arange(split.num_users)), expected, rtol=0, atol=1e-3
+    )
     found = json.loads(read(workdir, main_SVD, "summary.json"))
     measured = Evaluator(split, "cpu").evaluate(student)[0]
     assert found["test"]["H@5"] == pytest.approx(measured["test_H@5"], abs=1e-6)
@@ -545,7 +588,7 @@ def test_scores_of_any_teacher_have_such_a_baseline(workdir, neumf_path, split):
     student = build_model("BPR", split, 8, seed=5)
     best = torch.load(next(workdir.rglob("SVD/*/best.pt")), weights_only=True)
     student.load_state_dict(best["weights"])
-    users = torch.arange(1000)
+    users = torch.arange(split.num_users)
     scores = teacher.model.score_all(users).double()
     values = np.linalg.svd(scores.numpy(), compute_uv=False)
     least = np.sqrt(np.square(values[8:]).sum())
@@ -584,10 +627,7 @@ def test_every_method_runs_on_every_base_model_and_resumes(
         with pytest.raises(UserError, match=f"^--model {model}: {said}"):
             run(script, **args)
         return
-    if model == "MultVAE":
-        args["batch_size"] = 100
-    elif model in ("LightGCN", "NGCF", "SGL"):
-        args["batch_size"] = 8192  # as each step goes through the graph
+    args["batch_size"] = 100 if model == "MultVAE" else 1024  # users, pairs: a few steps
     args["dim"] = 4 if model == "NGCF" else 8  # whose factors are two layers side by side
     names = ("metrics.csv", "best.pt")
     run(script, **args)
@@ -626,7 +666,7 @@ def test_other_kinds_teach_a_student_of_bpr(model, workdir):
 
 def test_a_students_run_is_the_next_ones_teacher(workdir, teacher_path):
     train(main_DE, teacher_path, dim=12, max_epoch=2, name="first")
-    folder = "checkpoints/synthetic/BPR-d12/DE-first/seed0"
+    folder = f"checkpoints/{TINY_NAME}/BPR-d12/DE-first/seed0"
     train(main_URRD, folder)
     config = json.loads(read(workdir, main_URRD, "config.json"))
     (record,) = config["teachers"]
@@ -659,6 +699,12 @@ BY_SHARES = [f"{part}_{name}" for part in ("valid", "test") for name in FULL_RAN
 
 
 @pytest.fixture(scope="module")
+def shares(data_dir) -> Split:
+    """The data, split by shares."""
+    return load_split(TINY, "share", 0, str(data_dir))
+
+
+@pytest.fixture(scope="module")
 def shares_path(tmp_path_factory):
     """The checkpoint of a teacher that was trained on the split by shares."""
     folder = tmp_path_factory.mktemp("shares")
@@ -666,12 +712,10 @@ def shares_path(tmp_path_factory):
 
 
 def by_shares(script: ModuleType, shares_path) -> dict:
-    """What is given for a run that is evaluated twice."""
-    if script is main_no_KD:
-        names = "dim", "lr", "reg", "batch_size"
-        return {name: SMALL[name] for name in names} | {"split": "share", "max_epoch": 11}
-    lasting = {"max_epoch": 11} if script in TRAINED else {}
-    return small(script, shares_path, split="share", **lasting)
+    """What is given for a run that is evaluated twice, in a few steps an epoch."""
+    lasting = {"max_epoch": 11, "batch_size": 100 if script is main_S2D else 1024}
+    given = small(script, shares_path, split="share") | lasting
+    return {name: value for name, value in given.items() if name in named(script)}
 
 
 @pytest.mark.parametrize("script", [*TRAINED, main_no_KD])
