@@ -1,4 +1,4 @@
-"""What tests share: the built-in data and tiny data, real data where it is, scripts as a user runs them."""
+"""What tests share: built-in, tiny and real data, scripts as a user runs them."""
 
 import contextlib
 import dataclasses
