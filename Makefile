@@ -1,5 +1,5 @@
 # make demo: set up, then a teacher, a student, and the student taught by DE-RRD and by S2D, on the
-#            built-in data, offline, in two minutes or less
+#            built-in data, offline, in about two minutes
 # make cluster: set up, then a scheduler and two workers on this machine, which run a small plan on
 #            the built-in data, in a folder that is gone afterwards: a minute
 # make test: set up, then formatter, linter and tests

@@ -1,6 +1,6 @@
 """A first look: a teacher, a student, and the student taught by two methods, on the built-in data.
 
-    python -m experiments.demo                           # offline, two minutes or less
+    python -m experiments.demo                           # offline, about two minutes
 
 The scripts run one after the other as anybody would start them, with the tuned settings. What
 is said at the end is computed from the runs.
