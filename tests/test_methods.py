@@ -392,8 +392,9 @@ def usual(tmp_path_factory, teacher_path):
     return metrics
 
 
-LATE = {  # act after an epoch of three steps, if only by the rounding of what is written
-    *("tau_P", "P", "mu", "num_samples", "warm_up", "variant", "stage_epochs", "precision", "T"),
+LATE = {  # they act after an epoch of three steps, or in the first by little more than rounding
+    *("tau_P", "P", "mu", "num_samples", "warm_up", "stage_epochs"),
+    *("variant", "precision", "T", "pool"),
 }
 CASES = [(script, name) for script in TRAINED for name in OTHER_VALUES if name in named(script)]
 
